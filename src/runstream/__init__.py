@@ -1,0 +1,1 @@
+"""Runstream runs LLM generations for an application and never loses one."""

@@ -1,0 +1,181 @@
+"""The one error tree.
+
+    RunstreamError
+    ├── InvalidRequest            400  what was sent cannot be understood
+    │   ├── InvalidCursor
+    │   └── InvalidField          422  understood, but a value is not allowed
+    ├── Unauthenticated           401
+    ├── NotFound                  404  not there, or not yours: the same answer
+    ├── MethodNotAllowed          405
+    ├── Conflict                  409
+    │   ├── IdempotencyConflict
+    │   └── InvalidState
+    ├── NotAcceptable             406
+    ├── PayloadTooLarge           413
+    ├── UnsupportedMediaType      415
+    ├── Unavailable               503  a part we need does not answer now
+    ├── ConfigurationError        500  told at start, never to a client
+    └── ProviderError             502  what a provider did; kept as the run's error
+        ├── ProviderUnavailable        could not be reached, 5xx, or overloaded
+        ├── ProviderTimeout            connect, first token, idle or total time ran out
+        ├── ProviderRateLimited        429
+        ├── ProviderRefused            4xx: asking again would not help
+        └── ProviderProtocolError      what came was not its protocol
+
+Each class carries its code (what a program compares), its HTTP status, and whether the same call may succeed
+later. The docstring of a class is its message when none is given. Messages reach clients: no secret, no prompt.
+"""
+
+from typing import ClassVar
+
+
+class RunstreamError(Exception):
+    """Something went wrong."""
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self, message: str | None = None, *, param: str | None = None, retry_after: float | None = None
+    ) -> None:
+        self.message = message or (type(self).__doc__ or "").strip().splitlines()[0]
+        self.param = param
+        self.retry_after = retry_after
+        super().__init__(self.message)
+
+
+class InvalidRequest(RunstreamError):
+    """The request cannot be understood."""
+
+    code = "invalid_request"
+    status = 400
+
+
+class InvalidCursor(InvalidRequest):
+    """The cursor is not one that this run's events carry."""
+
+    code = "invalid_cursor"
+
+
+class InvalidField(InvalidRequest):
+    """A value in the request is not allowed."""
+
+    code = "invalid_field"
+    status = 422
+
+
+class Unauthenticated(RunstreamError):
+    """Send a valid key as 'Authorization: Bearer rs_...'."""
+
+    code = "unauthenticated"
+    status = 401
+
+
+class NotFound(RunstreamError):
+    """There is nothing at this address."""
+
+    code = "not_found"
+    status = 404
+
+
+class MethodNotAllowed(RunstreamError):
+    """This address does not take that method."""
+
+    code = "method_not_allowed"
+    status = 405
+
+
+class NotAcceptable(RunstreamError):
+    """None of the accepted media types can be given here."""
+
+    code = "not_acceptable"
+    status = 406
+
+
+class Conflict(RunstreamError):
+    """The request conflicts with what is there."""
+
+    code = "conflict"
+    status = 409
+
+
+class IdempotencyConflict(Conflict):
+    """This Idempotency-Key was used with another body: send a new key."""
+
+    code = "idempotency_conflict"
+
+
+class InvalidState(Conflict):
+    """The run's status does not allow this."""
+
+    code = "invalid_state"
+
+
+class PayloadTooLarge(RunstreamError):
+    """The body is larger than is allowed."""
+
+    code = "payload_too_large"
+    status = 413
+
+
+class UnsupportedMediaType(RunstreamError):
+    """Send the body as application/json."""
+
+    code = "unsupported_media_type"
+    status = 415
+
+
+class Unavailable(RunstreamError):
+    """The service cannot answer now: try again shortly."""
+
+    code = "unavailable"
+    status = 503
+    retryable = True
+
+
+class ConfigurationError(RunstreamError):
+    """The configuration is not usable."""
+
+    code = "configuration_error"
+
+
+class ProviderError(RunstreamError):
+    """The provider failed."""
+
+    code = "provider_error"
+    status = 502
+
+
+class ProviderUnavailable(ProviderError):
+    """The provider could not be reached or is overloaded."""
+
+    code = "provider_unavailable"
+    retryable = True
+
+
+class ProviderTimeout(ProviderError):
+    """The provider took too long."""
+
+    code = "provider_timeout"
+    retryable = True
+
+
+class ProviderRateLimited(ProviderError):
+    """The provider's rate limit is reached."""
+
+    code = "provider_rate_limited"
+    retryable = True
+
+
+class ProviderRefused(ProviderError):
+    """The provider refused the request."""
+
+    code = "provider_refused"
+
+
+class ProviderProtocolError(ProviderError):
+    """The provider's answer broke off or was not its protocol."""
+
+    code = "provider_protocol_error"
+    retryable = True

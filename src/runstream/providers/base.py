@@ -1,0 +1,86 @@
+"""What the gateway asks of a provider, and what it gets back."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from runstream.domain.usage import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One generation, in the terms that every protocol shares."""
+
+    model: str
+    messages: Sequence[Mapping[str, Any]]
+    temperature: float | None = None
+    max_output_tokens: int | None = None
+    stop: Sequence[str] | None = None
+    response_format: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds. `idle` is the longest silence between two reads once the first has come."""
+
+    connect: float = 10.0
+    first_token: float = 60.0
+    idle: float = 60.0
+    total: float = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The provider accepted the call. Comes once, first."""
+
+    request_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """Text that came in one read: tokens that came together are one delta."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The provider said that it is done. Comes once, last; a stream without it broke off."""
+
+    reason: str
+    usage: Usage | None = None
+    model: str | None = None
+
+
+Piece = Opened | TextDelta | Finished
+
+
+class Provider(Protocol):
+    """A connection pool to one provider account, shared by all calls of a process."""
+
+    name: str
+
+    def stream(self, call: Call, timeouts: Timeouts) -> AbstractAsyncContextManager[AsyncIterator[Piece]]:
+        """Make the call and yield its pieces: `Opened`, deltas, `Finished`.
+
+        Leaving the context, for whatever reason, closes the upstream connection of an unfinished answer at once.
+        Raises a `ProviderError`; one raised before the first piece means that nothing was generated.
+        """
+        ...
+
+    async def models(self) -> list[str]:
+        """The model names that the provider lists: a call that costs nothing. Raises a `ProviderError`."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderConfig:
+    """One entry of RUNSTREAM_PROVIDERS. Keys never appear in its repr."""
+
+    name: str
+    kind: str
+    base_url: str
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
