@@ -1,0 +1,44 @@
+"""What a reader of a run is told."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from runstream.domain.cursor import Cursor
+
+STARTED: Final = "run.started"
+DELTA: Final = "run.delta"
+RESTARTED: Final = "run.restarted"
+COMPLETED: Final = "run.completed"
+FAILED: Final = "run.failed"
+CANCELLED: Final = "run.cancelled"
+
+TERMINAL: Final = frozenset({COMPLETED, FAILED, CANCELLED})
+
+COUNTED: Final[Mapping[str, str]] = {DELTA: "text"}
+"""The events that take one position a character, and the field whose characters count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of an attempt; it takes the positions from `start` up to `end`."""
+
+    attempt: int
+    start: int
+    end: int
+    type: str
+    data: Mapping[str, Any]
+
+    @property
+    def cursor(self) -> Cursor:
+        return Cursor(self.attempt, self.end)
+
+    @property
+    def terminal(self) -> bool:
+        return self.type in TERMINAL
+
+    def after(self, position: int) -> "Event":
+        """The part of this event that lies after `position`, which is inside it. Only counted events have parts."""
+        field = COUNTED[self.type]
+        data = {**self.data, field: self.data[field][position - self.start :]}
+        return Event(self.attempt, position, self.end, self.type, data)

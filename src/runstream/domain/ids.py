@@ -1,0 +1,20 @@
+"""Names for what we make, ordered by the time they were made at."""
+
+import re
+import secrets
+import time
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
+_RUN_ID = re.compile(rf"run_[{_ALPHABET}]{{26}}")
+
+
+def new_id(prefix: str, now: float | None = None) -> str:
+    """`<prefix>_` and 26 characters, as a ULID has them: 48 bits of milliseconds, then 80 random bits."""
+    milliseconds = int((time.time() if now is None else now) * 1000)
+    number = (milliseconds << 80) | secrets.randbits(80)
+    return f"{prefix}_" + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
+
+
+def is_run_id(text: str) -> bool:
+    """Whether `text` could be a run's id: one that could not is not looked for."""
+    return _RUN_ID.fullmatch(text) is not None

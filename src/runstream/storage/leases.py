@@ -1,0 +1,57 @@
+"""Which workers are alive, by the database's clock."""
+
+from datetime import timedelta
+from typing import NamedTuple
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from runstream.domain.run import Status
+from runstream.storage.database import answering
+from runstream.storage.tables import runs, workers
+
+
+class Held(NamedTuple):
+    """A run that the database says this worker writes."""
+
+    run_id: str
+    attempt: int
+    cancel_requested: bool
+
+
+class LeaseStore:
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def renew(self, worker: str, host: str, seconds: float) -> list[Held]:
+        """Hold the lease for `seconds` from now on; answers the runs that are this worker's."""
+        until = func.now() + timedelta(seconds=seconds)
+        lease = upsert(workers).values(id=worker, host=host, lease_until=until)
+        held = select(runs.c.id, runs.c.attempt, runs.c.cancel_requested_at.is_not(None)).where(
+            runs.c.worker == worker, runs.c.status == Status.RUNNING
+        )
+        with answering():
+            async with self._engine.connect() as connection:
+                await connection.execute(
+                    lease.on_conflict_do_update(index_elements=[workers.c.id], set_={"lease_until": until})
+                )
+                rows = (await connection.execute(held)).all()
+        return [Held(*row) for row in rows]
+
+    async def release(self, worker: str) -> None:
+        """End the lease at once: what this worker still holds is free to be taken up."""
+        statement = update(workers).where(workers.c.id == worker).values(lease_until=func.now())
+        with answering():
+            async with self._engine.connect() as connection:
+                await connection.execute(statement)
+
+    async def forget_dead(self, after: float) -> None:
+        """Drop the rows of workers whose lease lapsed more than `after` seconds ago and that hold no run."""
+        busy = select(runs.c.worker).where(runs.c.status == Status.RUNNING)
+        statement = delete(workers).where(
+            workers.c.lease_until < func.now() - timedelta(seconds=after), workers.c.id.not_in(busy)
+        )
+        with answering():
+            async with self._engine.connect() as connection:
+                await connection.execute(statement)

@@ -1,0 +1,55 @@
+"""Bring the database's tables to the state that this version needs."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from runstream.storage.database import answering, asyncpg_url
+
+
+def upgrade(url: str, revision: str = "head") -> None:
+    """Run the missing migrations. Safe to call from several processes at once. Must not be called in a running loop."""
+    command.upgrade(_config(url), revision)
+
+
+def downgrade(url: str, revision: str) -> None:
+    """Undo migrations down to `revision`; "base" leaves no table of ours."""
+    command.downgrade(_config(url), revision)
+
+
+def check(url: str) -> None:
+    """Raise alembic's error where the tables described in `tables` are not those that the migrations make."""
+    command.check(_config(url))
+
+
+async def pending(engine: AsyncEngine) -> str | None:
+    """The revision that is missing, or None where the database is up to date."""
+    head = ScriptDirectory(str(_directory())).get_current_head()
+    with answering():
+        async with engine.connect() as connection:
+            current = await connection.run_sync(_current)
+    return None if current == head else head
+
+
+def _current(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _config(url: str) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_directory()).replace("%", "%%"))
+    config.attributes["url"] = asyncpg_url(url)
+    return config
+
+
+def _directory() -> Path:
+    """In a wheel the migrations travel inside the package, in a checkout they stand beside `src`."""
+    package = Path(str(files("runstream")))
+    inside = package / "migrations"
+    return inside if inside.is_dir() else package.parents[1] / "migrations"

@@ -1,0 +1,340 @@
+"""Runs in Postgres. Every change of status is one guarded UPDATE that says what it expected to find."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Row, Select, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from runstream.domain.run import Claim, Ending, Request, Run, Status
+from runstream.domain.transcript import Transcript
+from runstream.domain.usage import Usage
+from runstream.storage.database import answering
+from runstream.storage.tables import runs, workers
+
+_HEAVY = {"transcript", "policy", "idempotency_hash"}
+_SHOWN = [column for column in runs.c if column.name not in _HEAVY]
+_LISTED = [column for column in _SHOWN if column.name not in {"input", "output"}]
+
+
+class Inserted(NamedTuple):
+    """`same_body` is None where the run is new."""
+
+    run: Run
+    same_body: bool | None
+
+
+class Ended(NamedTuple):
+    """Where a run stands, with its transcript once it has ended."""
+
+    status: Status
+    attempt: int
+    transcript: Transcript | None
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    status: Status | None = None
+    feature: str | None = None
+    user: str | None = None
+    subject_type: str | None = None
+    subject_id: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+class RunStore:
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def insert(
+        self,
+        run_id: str,
+        *,
+        tenant: str,
+        user: str,
+        request: Request,
+        queue: str,
+        max_attempts: int,
+        idempotency_key: str | None = None,
+        body_hash: bytes | None = None,
+    ) -> Inserted:
+        """Make the run; or, where its user has used the idempotency key before, find the one made then."""
+        statement = (
+            upsert(runs)
+            .values(
+                id=run_id,
+                tenant=tenant,
+                user_id=user,
+                feature=request.feature,
+                prompt_version=request.prompt_version,
+                model=request.model,
+                input=request.input,
+                metadata=request.metadata,
+                subject_type=request.subject_type,
+                subject_id=request.subject_id,
+                queue=queue,
+                status=Status.QUEUED,
+                max_attempts=max_attempts,
+                idempotency_key=idempotency_key,
+                idempotency_hash=body_hash,
+                enqueued_at=func.now(),
+            )
+            .on_conflict_do_nothing(
+                index_elements=[runs.c.tenant, runs.c.user_id, runs.c.idempotency_key],
+                index_where=runs.c.idempotency_key.is_not(None),
+            )
+            .returning(*_SHOWN)
+        )
+        earlier = select(*_SHOWN, runs.c.idempotency_hash).where(
+            runs.c.tenant == tenant, runs.c.user_id == user, runs.c.idempotency_key == idempotency_key
+        )
+        with answering():
+            async with self._engine.connect() as connection:
+                row = (await connection.execute(statement)).one_or_none()
+                if row is not None:
+                    return Inserted(_run(row), None)
+                row = (await connection.execute(earlier)).one()
+        return Inserted(_run(row), row.idempotency_hash == body_hash)
+
+    async def get(self, tenant: str, run_id: str) -> Run | None:
+        query = select(*_SHOWN).where(runs.c.tenant == tenant, runs.c.id == run_id)
+        with answering():
+            async with self._engine.connect() as connection:
+                row = (await connection.execute(query)).one_or_none()
+        return _run(row) if row else None
+
+    async def standing(self, tenant: str, run_id: str) -> Ended | None:
+        """Where the run stands, in one statement with its transcript."""
+        query = select(runs.c.status, runs.c.attempt, runs.c.transcript).where(
+            runs.c.tenant == tenant, runs.c.id == run_id
+        )
+        with answering():
+            async with self._engine.connect() as connection:
+                row = (await connection.execute(query)).one_or_none()
+        if row is None:
+            return None
+        transcript = None if row.transcript is None else Transcript.load(row.attempt, row.transcript)
+        return Ended(Status(row.status), row.attempt, transcript)
+
+    async def page(self, tenant: str, filters: Filters, *, before: str | None, limit: int) -> list[Run]:
+        """Newest first; `before` is the id of the last run of the page before. Without input and output."""
+        query = _filtered(select(*_LISTED).where(runs.c.tenant == tenant), filters)
+        if before is not None:
+            query = query.where(runs.c.id < before)
+        query = query.order_by(runs.c.id.desc()).limit(limit)
+        with answering():
+            async with self._engine.connect() as connection:
+                rows = (await connection.execute(query)).all()
+        return [_run(row) for row in rows]
+
+    async def claim(self, run_id: str, worker: str) -> Claim | None:
+        """queued -> running, as the next attempt. None where somebody else was first or the run has ended."""
+        statement = (
+            update(runs)
+            .where(runs.c.id == run_id, runs.c.status == Status.QUEUED, runs.c.available_at <= func.now())
+            .values(
+                status=Status.RUNNING,
+                attempt=runs.c.attempt + 1,
+                worker=worker,
+                started_at=func.coalesce(runs.c.started_at, func.now()),
+            )
+            .returning(
+                runs.c.id,
+                runs.c.tenant,
+                runs.c.attempt,
+                runs.c.max_attempts,
+                runs.c.queue,
+                runs.c.feature,
+                runs.c.model,
+                runs.c.input,
+                func.extract("epoch", func.now() - runs.c.available_at).cast(runs.c.cost.type),
+                runs.c.restart_reason,
+            )
+        )
+        with answering():
+            async with self._engine.connect() as connection:
+                row = (await connection.execute(statement)).one_or_none()
+        return Claim(*row[:8], waited=float(row[8]), restart_reason=row[9]) if row else None
+
+    async def requeue(self, run_id: str, attempt: int, *, reason: str, delay: float) -> bool:
+        """running -> queued by the attempt's own worker, to be taken up again after `delay` seconds."""
+        return await self._change(
+            update(runs)
+            .where(runs.c.id == run_id, runs.c.status == Status.RUNNING, runs.c.attempt == attempt)
+            .values(
+                status=Status.QUEUED,
+                worker=None,
+                restart_reason=reason,
+                available_at=func.now() + timedelta(seconds=delay),
+                enqueued_at=func.now() + timedelta(seconds=delay),
+            )
+        )
+
+    async def end(self, run_id: str, ending: Ending, *, was: Status, attempt: int) -> bool:
+        """Write the end, if the run is still `was` at `attempt`. False means: somebody else changed it first."""
+        usage = ending.usage
+        return await self._change(
+            update(runs)
+            .where(runs.c.id == run_id, runs.c.status == was, runs.c.attempt == attempt)
+            .values(
+                status=ending.status,
+                attempt=ending.attempt,
+                worker=None,
+                transcript=ending.transcript,
+                output=ending.output,
+                error=ending.error,
+                finish_reason=ending.finish_reason,
+                input_tokens=usage.input_tokens if usage else None,
+                output_tokens=usage.output_tokens if usage else None,
+                cached_tokens=usage.cached_tokens if usage else None,
+                provider=ending.provider,
+                provider_model=ending.provider_model,
+                provider_request_id=ending.provider_request_id,
+                first_token_at=ending.first_token_at,
+                finished_at=func.now(),
+            )
+        )
+
+    async def request_cancel(self, tenant: str, run_id: str) -> str | None:
+        """Mark a running run as one to be stopped; answers the worker that runs it."""
+        statement = (
+            update(runs)
+            .where(runs.c.tenant == tenant, runs.c.id == run_id, runs.c.status == Status.RUNNING)
+            .values(cancel_requested_at=func.coalesce(runs.c.cancel_requested_at, func.now()))
+            .returning(runs.c.worker)
+        )
+        with answering():
+            async with self._engine.connect() as connection:
+                return (await connection.execute(statement)).scalar_one_or_none()
+
+    async def lapsed(self, limit: int) -> list["Lapsed"]:
+        """Runs whose worker's lease has run out."""
+        alive = select(workers.c.id).where(workers.c.lease_until >= func.now())
+        query = (
+            select(
+                runs.c.id,
+                runs.c.tenant,
+                runs.c.attempt,
+                runs.c.max_attempts,
+                runs.c.queue,
+                runs.c.cancel_requested_at.is_not(None),
+            )
+            .where(runs.c.status == Status.RUNNING, runs.c.worker.not_in(alive))
+            .limit(limit)
+        )
+        with answering():
+            async with self._engine.connect() as connection:
+                return [Lapsed(*row) for row in (await connection.execute(query)).all()]
+
+    async def stranded(self, *, overdue: float, limit: int) -> list["Queued"]:
+        """Queued runs whose job should have been taken up `overdue` seconds ago; they count as enqueued anew.
+
+        Their job may be lost (a crash between commit and enqueue, an emptied Redis) or may only be waiting.
+        """
+        late = (
+            select(runs.c.id)
+            .where(
+                runs.c.status == Status.QUEUED,
+                runs.c.available_at <= func.now(),
+                or_(
+                    runs.c.enqueued_at.is_(None),
+                    runs.c.enqueued_at < func.now() - timedelta(seconds=overdue),
+                ),
+            )
+            .order_by(runs.c.available_at)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        statement = (
+            update(runs)
+            .where(runs.c.id.in_(late), runs.c.status == Status.QUEUED)
+            .values(enqueued_at=func.now())
+            .returning(runs.c.id, runs.c.attempt, runs.c.queue)
+        )
+        with answering():
+            async with self._engine.connect() as connection:
+                return [Queued(*row) for row in (await connection.execute(statement)).all()]
+
+    async def counts(self) -> dict[str, int]:
+        """How many runs are queued and how many run, over all tenants."""
+        query = (
+            select(runs.c.status, func.count())
+            .where(runs.c.status.in_([Status.QUEUED, Status.RUNNING]))
+            .group_by(runs.c.status)
+        )
+        with answering():
+            async with self._engine.connect() as connection:
+                return {row[0]: row[1] for row in (await connection.execute(query)).all()}
+
+    async def _change(self, statement: Any) -> bool:
+        with answering():
+            async with self._engine.connect() as connection:
+                result = await connection.execute(statement)
+        return bool(result.rowcount == 1)
+
+
+class Lapsed(NamedTuple):
+    run_id: str
+    tenant: str
+    attempt: int
+    max_attempts: int
+    queue: str
+    cancel_requested: bool
+
+
+class Queued(NamedTuple):
+    run_id: str
+    attempt: int
+    queue: str
+
+
+def _filtered(query: Select[Any], filters: Filters) -> Select[Any]:
+    wanted: Sequence[tuple[Any, ColumnElement[bool]]] = [
+        (filters.status, runs.c.status == filters.status),
+        (filters.feature, runs.c.feature == filters.feature),
+        (filters.user, runs.c.user_id == filters.user),
+        (filters.subject_type, runs.c.subject_type == filters.subject_type),
+        (filters.subject_id, runs.c.subject_id == filters.subject_id),
+        (filters.created_after, runs.c.created_at >= filters.created_after),
+        (filters.created_before, runs.c.created_at < filters.created_before),
+    ]
+    return query.where(*(condition for value, condition in wanted if value is not None))
+
+
+def _run(row: Row[Any]) -> Run:
+    values = row._mapping
+    counted = values["output_tokens"] is not None
+    return Run(
+        id=values["id"],
+        tenant=values["tenant"],
+        user=values["user_id"],
+        status=Status(values["status"]),
+        attempt=values["attempt"],
+        max_attempts=values["max_attempts"],
+        feature=values["feature"],
+        prompt_version=values["prompt_version"],
+        model=values["model"],
+        provider=values["provider"],
+        provider_model=values["provider_model"],
+        subject_type=values["subject_type"],
+        subject_id=values["subject_id"],
+        input=values.get("input"),
+        output=values.get("output"),
+        error=values["error"],
+        finish_reason=values["finish_reason"],
+        usage=Usage(values["input_tokens"], values["output_tokens"], values["cached_tokens"])
+        if counted
+        else None,
+        cost=values["cost"],
+        cached=values["cached"],
+        metadata=values["metadata"],
+        created_at=values["created_at"],
+        started_at=values["started_at"],
+        first_token_at=values["first_token_at"],
+        finished_at=values["finished_at"],
+        cancel_requested_at=values["cancel_requested_at"],
+    )

@@ -1,0 +1,137 @@
+"""The tables, as the migrations leave them."""
+
+from sqlalchemy import (
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_NOW = func.now()
+
+
+def _time(name: str, *, required: bool = False) -> Column[object]:
+    """Times are written by the database's clock, but for `first_token_at`, which is the worker's."""
+    return Column(
+        name, DateTime(timezone=True), nullable=not required, server_default=_NOW if required else None
+    )
+
+
+tenants = Table(
+    "tenants", metadata, Column("id", String(64), primary_key=True), _time("created_at", required=True)
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("tenant", String(64), ForeignKey("tenants.id"), nullable=False),
+    Column("user_id", String(128), nullable=False),
+    Column("hash", LargeBinary, nullable=False, unique=True),
+    Column("hint", String(16), nullable=False),
+    _time("created_at", required=True),
+    _time("revoked_at"),
+    Index(None, "tenant"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("host", Text, nullable=False),
+    _time("started_at", required=True),
+    _time("lease_until", required=True),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("tenant", String(64), ForeignKey("tenants.id"), nullable=False),
+    Column("user_id", String(128), nullable=False),
+    Column("feature", String(64), nullable=False),
+    Column("prompt_version", String(64), nullable=False),
+    Column("subject_type", String(128)),
+    Column("subject_id", String(256)),
+    Column("input", JSONB, nullable=False),
+    Column("policy", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("metadata", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("model", String(256), nullable=False),
+    Column("provider", String(64)),
+    Column("provider_model", String(256)),
+    Column("provider_request_id", Text),
+    Column("queue", String(64), nullable=False),
+    Column("priority", SmallInteger, nullable=False, server_default=text("0")),
+    Column("status", String(16), nullable=False),
+    Column("attempt", Integer, nullable=False, server_default=text("0")),
+    Column("max_attempts", Integer, nullable=False),
+    Column("worker", String(40)),
+    Column("restart_reason", String(64)),
+    Column("idempotency_key", String(255)),
+    Column("idempotency_hash", LargeBinary),
+    Column("output", Text),
+    Column("transcript", JSONB),
+    Column("error", JSONB),
+    Column("finish_reason", String(64)),
+    Column("input_tokens", Integer),
+    Column("output_tokens", Integer),
+    Column("cached_tokens", Integer),
+    Column("cost", Numeric(20, 10)),
+    Column("cached", Boolean, nullable=False, server_default=text("false")),
+    _time("created_at", required=True),
+    _time("available_at", required=True),
+    _time("enqueued_at"),
+    _time("started_at"),
+    _time("first_token_at"),
+    _time("cancel_requested_at"),
+    _time("finished_at"),
+    CheckConstraint("status in ('queued','running','completed','failed','cancelled')", name="status"),
+    CheckConstraint("(finished_at is null) = (status in ('queued','running'))", name="finished"),
+    CheckConstraint("(worker is not null) = (status = 'running')", name="worker"),
+    # A page of a tenant's runs, newest first: ids are ordered by the time they were made at.
+    Index("ix_runs_tenant_id", "tenant", text("id DESC")),
+    Index("ix_runs_tenant_status_id", "tenant", "status", text("id DESC")),
+    Index("ix_runs_tenant_user_id", "tenant", "user_id", text("id DESC")),
+    Index(
+        "ix_runs_tenant_subject",
+        "tenant",
+        "subject_type",
+        "subject_id",
+        text("id DESC"),
+        postgresql_where=text("subject_id is not null"),
+    ),
+    Index(
+        "uq_runs_idempotency_key",
+        "tenant",
+        "user_id",
+        "idempotency_key",
+        unique=True,
+        postgresql_where=text("idempotency_key is not null"),
+    ),
+    # What the sweep looks at stays as small as what is under way, however many runs have ended.
+    Index("ix_runs_queued", "available_at", postgresql_where=text("status = 'queued'")),
+    Index("ix_runs_running", "worker", postgresql_where=text("status = 'running'")),
+)
