@@ -1,0 +1,72 @@
+"""Where a server's files are, so that the account it runs as reaches them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+from runstream.embedded.account import Account
+from runstream.embedded.errors import EmbeddedError
+
+ROOT_PLACES = (Path("/var/lib/runstream"), Path("/var/tmp/runstream"))  # noqa: S108 - refused unless root owns it
+
+
+def home_for(directory: Path, account: Account | None) -> Path:
+    """Return the directory that really holds the files; it exists afterwards.
+
+    That is `directory` itself wherever possible. When root asks for one below a directory that only root may read, the files
+    are kept in `/var/lib/runstream` and `directory` becomes a symbolic link to them. Whoever deletes that link has
+    deleted the data: the next start begins anew.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    if account is None:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        return directory
+    if directory.is_symlink():
+        home = directory.resolve()
+        home.mkdir(parents=True, exist_ok=True)
+        home.chmod(0o711)
+        return home
+    if account.reaches(directory if directory.exists() else directory.parent):
+        directory.mkdir(exist_ok=True)
+        directory.chmod(0o711)
+        return directory
+    if directory.exists() and any(directory.iterdir()):
+        raise EmbeddedError(
+            f"{directory} cannot be read by the user that owns its data: let that user reach it."
+        )
+    return _elsewhere(directory, account)
+
+
+def root_place(account: Account) -> Path:
+    """Return a directory that only root writes to and the account reaches."""
+    for place in ROOT_PLACES:
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            status = place.stat()
+            if status.st_uid != 0 or status.st_mode & 0o022:
+                continue
+            place.chmod(0o755)
+        except OSError:
+            continue
+        if account.reaches(place):
+            return place
+    tried = " and ".join(map(str, ROOT_PLACES))
+    raise EmbeddedError(
+        f"Neither {tried} can hold data for servers started by root: run as an ordinary user."
+    )
+
+
+def _elsewhere(directory: Path, account: Account) -> Path:
+    digest = hashlib.sha256(os.fsencode(directory.absolute())).hexdigest()[:16]
+    home = root_place(account) / f"{directory.name}-{digest}"
+    if home.exists():
+        shutil.rmtree(home)
+    home.mkdir()
+    home.chmod(0o711)
+    if directory.exists():
+        directory.rmdir()
+    directory.symlink_to(home)
+    return home

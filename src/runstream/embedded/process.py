@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from runstream.embedded.account import Account, popen_account
+from runstream.embedded.lock import ProcessLock
+
+PR_SET_PDEATHSIG = 1
+LOG_LIMIT = 4_000_000
+
+
+class ServerProcess:
+    """A server as a child in a session of its own, so that a terminal's Ctrl-C leaves the order of stopping to its parent.
+
+    On Linux the kernel sends it `death_signal` when its parent ends, precisely: when the thread that started it ends.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        directory: Path,
+        log: Path,
+        lock: ProcessLock,
+        death_signal: signal.Signals,
+        account: Account | None,
+    ) -> None:
+        self._log = log
+        with open(log, "ab", opener=_private) as output:
+            if output.tell() > LOG_LIMIT:
+                output.truncate(0)
+            self._log_start = output.seek(0, os.SEEK_END)
+            self._popen = subprocess.Popen(
+                command,
+                cwd=directory,
+                env=server_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                pass_fds=(lock.fileno(),),
+                preexec_fn=_child_setup(lock, death_signal),  # noqa: PLW1509 - nothing it calls takes a lock
+                **popen_account(account),
+            )
+        lock.hand_over()
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def ended(self) -> bool:
+        return self._popen.poll() is not None
+
+    def stop(self, signals: Sequence[signal.Signals], *, patience: float) -> None:
+        """Send the signals, gentlest first, each `patience` seconds after the last, until it has ended."""
+        for number in signals:
+            if self.ended():
+                return
+            self._popen.send_signal(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._popen.wait(patience)
+        self._popen.wait(patience)
+
+    def output(self) -> str:
+        """Return what it has written since it was started."""
+        with self._log.open("rb") as log:
+            log.seek(self._log_start)
+            return log.read().decode(errors="replace")
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def server_environment() -> dict[str, str]:
+    """Return an environment without the user's locale, PG* and secrets."""
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
+
+
+def _child_setup(lock: ProcessLock, death_signal: signal.Signals) -> Callable[[], None]:
+    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+    parent = os.getpid()
+
+    def setup() -> None:
+        lock.write_holder()
+        if prctl is not None:
+            prctl(PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
+            if os.getppid() != parent:
+                os._exit(1)
+
+    return setup
