@@ -1,4 +1,4 @@
-"""A real Postgres and a real Valkey for every test that asks: one of each a session, and nothing left from one test to the next."""
+"""A real Postgres and a real Valkey for the tests: one of each a session, and nothing left from test to test."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ DEADLINE = 60
 
 @contextmanager
 def reachable_directory() -> Iterator[Path]:
-    """Make a temporary directory that servers started by root, which do not run as root, can enter; `tmp_path` is not one."""
+    """Make a temporary directory that the servers can enter though root starts them; `tmp_path` is not one."""
     with tempfile.TemporaryDirectory(prefix="runstream-test-") as name:
         if os.geteuid() == 0:
-            os.chmod(name, 0o711)  # noqa: S103 - entering is all that is opened
+            os.chmod(name, 0o711)
         yield Path(name)
 
 

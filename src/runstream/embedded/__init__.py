@@ -1,4 +1,4 @@
-"""A real Postgres and a real Valkey from PyPI wheels, for `runstream dev` and for tests: nothing to install."""
+"""A real Postgres and a real Valkey from PyPI wheels, for `runstream dev` and for tests: no installing."""
 
 from runstream.embedded.errors import EmbeddedError
 from runstream.embedded.postgres import Postgres

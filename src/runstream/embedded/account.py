@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypedDict
 
 NOBODY = 65534
+PROBE_TIMEOUT = 10
 
 
 class PopenAccount(TypedDict, total=False):
@@ -44,7 +45,8 @@ class Account:
         Asks the kernel rather than adds up modes: access lists and mounts have a say too.
         """
         probe = ["/bin/sh", "-c", 'test -x "$0" && { test -d "$0" || test -r "$0"; }', str(path)]
-        return subprocess.run(probe, cwd="/", check=False, timeout=10, **popen_account(self)).returncode == 0
+        done = subprocess.run(probe, cwd="/", check=False, timeout=PROBE_TIMEOUT, **popen_account(self))  # noqa: S603
+        return done.returncode == 0
 
     def owns(self, path: Path) -> None:
         os.chown(path, self.uid, self.gid)

@@ -1,2 +1,2 @@
 class EmbeddedError(Exception):
-    """An embedded server cannot be had; the message is one sentence that tells a person why and what to change."""
+    """An embedded server cannot be had; the message is one sentence that says why and what to change."""

@@ -10,10 +10,11 @@ POLL = 0.02
 
 
 class ProcessLock:
-    """A lock file that holds the id of the process it is locked by.
+    """A lock file that names the process it was last locked by.
 
-    The lock belongs to the open file, so it ends when the last process that has it open ends, however that ends: nothing stale is
-    ever left. A child that inherits `fileno()` goes on holding it after `hand_over()`. The file is never removed.
+    The lock belongs to the open file, so it ends with the last process that has it open, however that ends: nothing
+    stale is ever left. A child that inherited `fileno()` goes on holding it after our `release()`. The file is
+    never removed, for another process may be waiting on it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,18 +34,17 @@ class ProcessLock:
                 return False
             time.sleep(POLL)
         self._fd = fd
-        self.write_holder()
         return True
 
-    def write_holder(self) -> None:
-        """Record the calling process as the holder; a child does so itself between fork and exec."""
+    def sign(self) -> None:
+        """Name the calling process as the holder; a child does so itself, between fork and exec."""
         os.ftruncate(self.fileno(), 0)
         os.pwrite(self.fileno(), b"%d" % os.getpid(), 0)
 
     def holder(self) -> int | None:
-        """Return the id of the process that holds the lock, as far as it is recorded."""
+        """Return the id of the process that last signed, whether it still holds the lock or not."""
         try:
-            return int(self.path.read_bytes() or 0) or None
+            return int(self.path.read_bytes())
         except (FileNotFoundError, ValueError):
             return None
 
@@ -53,10 +53,7 @@ class ProcessLock:
             raise ValueError(f"{self.path} is not locked by this process")
         return self._fd
 
-    def hand_over(self) -> None:
-        """Close our copy: the lock stays with the children that inherited it, and is free when there are none."""
+    def release(self) -> None:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
-
-    release = hand_over

@@ -10,33 +10,26 @@ from pathlib import Path
 from runstream.embedded.account import Account
 from runstream.embedded.errors import EmbeddedError
 
-ROOT_PLACES = (Path("/var/lib/runstream"), Path("/var/tmp/runstream"))  # noqa: S108 - refused unless root owns it
+ROOT_PLACES = (Path("/var/lib/runstream"), Path("/var/tmp/runstream"))  # noqa: S108 - used if root owns it
 
 
 def home_for(directory: Path, account: Account | None) -> Path:
     """Return the directory that really holds the files; it exists afterwards.
 
-    That is `directory` itself wherever possible. When root asks for one below a directory that only root may read, the files
-    are kept in `/var/lib/runstream` and `directory` becomes a symbolic link to them. Whoever deletes that link has
-    deleted the data: the next start begins anew.
+    That is `directory` itself wherever possible. When root asks for one below a directory that only root may read,
+    the files are kept in `/var/lib/runstream` and `directory` becomes a symbolic link to them. Whoever deletes
+    that link has deleted the data: the next start begins anew.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     if account is None:
         directory.mkdir(mode=0o700, exist_ok=True)
         return directory
     if directory.is_symlink():
-        home = directory.resolve()
-        home.mkdir(parents=True, exist_ok=True)
-        home.chmod(0o711)
-        return home
+        return _enterable(directory.resolve())
     if account.reaches(directory if directory.exists() else directory.parent):
-        directory.mkdir(exist_ok=True)
-        directory.chmod(0o711)
-        return directory
+        return _enterable(directory)
     if directory.exists() and any(directory.iterdir()):
-        raise EmbeddedError(
-            f"{directory} cannot be read by the user that owns its data: let that user reach it."
-        )
+        raise EmbeddedError(f"The owner of the data in {directory} cannot reach it: open the directories above.")
     return _elsewhere(directory, account)
 
 
@@ -53,20 +46,24 @@ def root_place(account: Account) -> Path:
             continue
         if account.reaches(place):
             return place
-    tried = " and ".join(map(str, ROOT_PLACES))
-    raise EmbeddedError(
-        f"Neither {tried} can hold data for servers started by root: run as an ordinary user."
-    )
+    tried = " nor ".join(map(str, ROOT_PLACES))
+    raise EmbeddedError(f"Neither {tried} can hold the data of root's servers: run as an ordinary user.")
 
 
 def _elsewhere(directory: Path, account: Account) -> Path:
-    digest = hashlib.sha256(os.fsencode(directory.absolute())).hexdigest()[:16]
+    digest = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
     home = root_place(account) / f"{directory.name}-{digest}"
     if home.exists():
         shutil.rmtree(home)
-    home.mkdir()
-    home.chmod(0o711)
+    _enterable(home)
     if directory.exists():
         directory.rmdir()
     directory.symlink_to(home)
+    return home
+
+
+def _enterable(home: Path) -> Path:
+    """Root goes on owning it, so that a server that was taken over cannot plant links for root to write through."""
+    home.mkdir(parents=True, exist_ok=True)
+    home.chmod(0o711)
     return home

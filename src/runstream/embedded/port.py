@@ -13,13 +13,12 @@ ATTEMPTS = 5
 def ports_to_try(asked: int | None, kept: Path) -> Iterator[int]:
     """Yield the port asked for, or else the one kept from the last start if it is free, and then free ones.
 
-    A free port may be taken before a server binds it, hence several. Raises EmbeddedError if the port asked for is in use.
+    There are several because another program may take a free port before the server binds it. Raises EmbeddedError if
+    the port asked for is in use.
     """
     if asked is not None:
         if not is_free(asked):
-            raise EmbeddedError(
-                f"Port {asked} on {HOST} is in use: stop what uses it or choose another port."
-            )
+            raise EmbeddedError(f"Port {asked} on {HOST} is in use: stop what uses it or choose another.")
         yield asked
         return
     if (last := _kept(kept)) is not None and is_free(last):
@@ -29,13 +28,13 @@ def ports_to_try(asked: int | None, kept: Path) -> Iterator[int]:
 
 
 def is_free(port: int, host: str = HOST) -> bool:
-    """Return whether a server could bind the port now; a lingering connection of the last one does not count."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    """Return whether a server could bind the port now; lingering connections of an earlier one do not count."""
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
-        except (OSError, OverflowError):
+            probe.bind(address)
+        except OSError:
             return False
     return True
 

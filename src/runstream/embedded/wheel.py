@@ -18,49 +18,45 @@ def program(distribution: str, package: str, pattern: str, account: Account | No
     """Return the path of the wheel's program that matches the glob `pattern` below its package.
 
     The package is found, not imported: importing one of these wheels may have effects. When the account cannot
-    read where it is installed, the whole package is copied, once a version, to where it can.
+    read where it is installed, the package is copied, once a version, to where it can.
     """
-    found = _find(_installed(distribution, package), pattern, distribution)
+    installed = _installed(distribution, package)
+    found = _find(installed, pattern, distribution)
     if account is None or account.reaches(found):
         return found
-    return _find(_copied(distribution, package, account), pattern, distribution)
+    return _find(_copied(distribution, installed, account), pattern, distribution)
 
 
 def _installed(distribution: str, package: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise EmbeddedError(
-            f"The package {distribution} is missing: install it with `pip install 'runstream[embedded]'`."
-        )
+        raise EmbeddedError(f"{distribution} is not installed: `pip install 'runstream[embedded]'` brings it.")
     return Path(spec.submodule_search_locations[0])
 
 
 def _find(package: Path, pattern: str, distribution: str) -> Path:
     for found in sorted(package.glob(pattern)):
         return found
-    raise EmbeddedError(
-        f"The package {distribution} holds no server for this system: give the URL of a running server."
-    )
+    raise EmbeddedError(f"{distribution} holds no server for this system: give the URL of a running one.")
 
 
-def _copied(distribution: str, package: str, account: Account) -> Path:
+def _copied(distribution: str, installed: Path, account: Account) -> Path:
     """Copy under another name and rename, so that a copy that exists is complete."""
     place = root_place(account)
     copy = place / f"{distribution}-{importlib.metadata.version(distribution)}"
-    if not (copy / package).is_dir():
-        source = _installed(distribution, package)
+    if not copy.is_dir():
         unfinished = Path(tempfile.mkdtemp(prefix=f".{distribution}-", dir=place))
         try:
-            # auditwheel puts a package's shared libraries into a sibling folder that its programs look for
-            for folder in (source, source.with_name(f"{source.name}.libs")):
+            # the programs look for their shared libraries in a sibling folder
+            for folder in (installed, installed.with_name(f"{installed.name}.libs")):
                 if folder.is_dir():
                     shutil.copytree(folder, unfinished / folder.name, symlinks=True)
             _open_to_all(unfinished)
-            if not (copy / package).is_dir():
+            if not copy.is_dir():
                 unfinished.rename(copy)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-    return copy / package
+    return copy / installed.name
 
 
 def _open_to_all(tree: Path) -> None:
