@@ -9,8 +9,8 @@ from pathlib import Path
 from runstream.embedded.account import popen_account
 from runstream.embedded.errors import EmbeddedError
 from runstream.embedded.port import HOST
-from runstream.embedded.process import ServerProcess, server_environment
-from runstream.embedded.server import Server, last_line
+from runstream.embedded.process import ServerProcess, last_line, server_environment
+from runstream.embedded.server import Server
 from runstream.embedded.wheel import program
 
 NAME = "runstream"

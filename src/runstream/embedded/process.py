@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from runstream.embedded.account import Account, popen_account
@@ -30,7 +30,8 @@ class ServerProcess:
         log: Path,
         lock: ProcessLock,
         death_signal: signal.Signals,
-        account: Account | None,
+        environment: Mapping[str, str],
+        account: Account | None = None,
     ) -> None:
         self._log = log
         with open(log, "ab", opener=_private) as output:
@@ -40,7 +41,7 @@ class ServerProcess:
             self._popen = subprocess.Popen(  # noqa: S603 - no shell, and nothing of a stranger's
                 command,
                 cwd=directory,
-                env=server_environment(),
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -68,11 +69,37 @@ class ServerProcess:
                 self._popen.wait(patience)
         self._popen.wait(patience)
 
+    def ending(self) -> str:
+        """Return how it ended, to be put after "it"."""
+        code = self._popen.poll()
+        if code is None:
+            return "runs"
+        return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
     def output(self) -> str:
         """Return what it has written since it was started."""
         with self._log.open("rb") as log:
             log.seek(self._log_start)
             return log.read().decode(errors="replace")
+
+
+def end_orphan(lock: ProcessLock, signals: Sequence[signal.Signals], *, patience: float) -> bool:
+    """End a process that outlived its parent and still holds the lock; return whether the lock is free now."""
+    free = lock.acquire()
+    for number in signals:
+        if free:
+            break
+        if (orphan := lock.holder()) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(orphan, number)
+        free = lock.acquire(timeout=patience)
+    lock.release()
+    return free
+
+
+def last_line(output: str) -> str:
+    lines = [line for line in output.splitlines() if line.strip()]
+    return lines[-1].strip().rstrip(".") if lines else "it said nothing"
 
 
 def server_environment() -> dict[str, str]:

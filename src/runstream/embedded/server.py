@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import signal
@@ -16,7 +15,7 @@ from runstream.embedded.errors import EmbeddedError
 from runstream.embedded.lock import ProcessLock
 from runstream.embedded.place import home_for
 from runstream.embedded.port import ports_to_try
-from runstream.embedded.process import ServerProcess
+from runstream.embedded.process import ServerProcess, end_orphan, last_line, server_environment
 
 START_TIMEOUT = 60.0
 STOP_PATIENCE = 10.0
@@ -62,14 +61,19 @@ class Server(ABC):
     def _is_ready(self, process: ServerProcess) -> bool: ...
 
     def start(self) -> None:
-        """Start it and return when it answers; raises EmbeddedError."""
-        if self._process is not None:
+        """Start it and return when it answers; raises EmbeddedError.
+
+        Its first start settles its URL: one that ended is started again at the same port, or not at all.
+        """
+        if self.running:
             raise EmbeddedError(f"{self.name} in {self.directory} was started already.")
+        self.stop()
         try:
             self._account = Account.for_data(self.directory / "data")
             self.home = home_for(self.directory, self._account)
             self._own()
-            self._stop_orphan()
+            if not end_orphan(self._server_lock(), self._signals, patience=STOP_PATIENCE):
+                raise EmbeddedError(f"A {self.name} left in {self.directory} does not end: end it by hand.")
             self._password = self._kept_password()
             self._prepare()
             self._process = self._launch()
@@ -82,7 +86,7 @@ class Server(ABC):
 
     def stop(self) -> None:
         """Stop it in good order, its data written; harmless if it is not running."""
-        self._end((*self.stop_signals, signal.SIGKILL))
+        self._end(self._signals)
 
     def kill(self) -> None:
         """End it as a crash would, with SIGKILL; `start()` brings it back."""
@@ -106,6 +110,14 @@ class Server(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def ending(self) -> str:
+        """Return how it ended, to be put after "it"."""
+        return self._process.ending() if self._process is not None else "was stopped"
+
+    @property
+    def _signals(self) -> Sequence[signal.Signals]:
+        return (*self.stop_signals, signal.SIGKILL)
 
     @property
     def _data(self) -> Path:
@@ -133,21 +145,6 @@ class Server(ABC):
             self._owner.release()
             self._owner = None
 
-    def _stop_orphan(self) -> None:
-        """End a server that outlived its owner, and wait for all its processes."""
-        lock = self._server_lock()
-        if lock.acquire():
-            lock.release()
-            return
-        for number in (*self.stop_signals, signal.SIGKILL):
-            if (orphan := lock.holder()) is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(orphan, number)
-            if lock.acquire(timeout=STOP_PATIENCE):
-                lock.release()
-                return
-        raise EmbeddedError(f"A {self.name} left in {self.directory} does not end: end process {lock.holder()}.")
-
     def _launch(self) -> ServerProcess:
         for port in ports_to_try(self._asked_port, self.home / "port"):
             self._port = port
@@ -160,10 +157,12 @@ class Server(ABC):
                 log=self._log,
                 lock=lock,
                 death_signal=self.stop_signals[0],
+                environment=server_environment(),
                 account=self._account,
             )
             if self._becomes_ready(process):
                 (self.home / "port").write_text(str(port))
+                self._asked_port = port
                 return process
             if self._asked_port is not None or "Address already in use" not in process.output():
                 break
@@ -204,8 +203,3 @@ class Server(ABC):
     def _give(self, path: Path) -> None:
         if self._account is not None:
             self._account.owns(path)
-
-
-def last_line(output: str) -> str:
-    lines = [line for line in output.splitlines() if line.strip()]
-    return lines[-1].strip().rstrip(".") if lines else "it said nothing"

@@ -1,0 +1,39 @@
+"""Which provider dev uses when nobody has set one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+OPENAI_URL = "https://api.openai.com/v1"
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    settings: Mapping[str, str]
+    notice: str
+    """What to tell the person about it."""
+    simulator_port: int | None = None
+    """Where a simulated provider must be started, if one is needed."""
+
+
+def choose_models(environment: Mapping[str, str], free_port: int) -> ModelChoice:
+    """Return what is set, else OpenAI if its usual key is there, else a simulated provider."""
+    if environment.get("RUNSTREAM_PROVIDERS"):
+        return ModelChoice({}, "as RUNSTREAM_PROVIDERS says")
+    if key := environment.get("OPENAI_API_KEY"):
+        openai = _settings("openai", OPENAI_URL, key, fast="gpt-4o-mini")
+        return ModelChoice(openai, "OpenAI, with the key in OPENAI_API_KEY: generations cost money")
+    simulated = _settings("simulated", f"http://127.0.0.1:{free_port}/v1", "simulated", fast="simulated-fast")
+    notice = "simulated, its answers are made up: set OPENAI_API_KEY or RUNSTREAM_PROVIDERS for a real one"
+    return ModelChoice(simulated, notice, free_port)
+
+
+def _settings(name: str, base_url: str, key: str, *, fast: str) -> dict[str, str]:
+    providers = {name: {"kind": "openai", "base_url": base_url, "api_keys": [key]}}
+    return {
+        "RUNSTREAM_PROVIDERS": json.dumps(providers),
+        "RUNSTREAM_MODELS": json.dumps({"fast": [f"{name}/{fast}"], "*": [f"{name}/*"]}),
+        "RUNSTREAM_DEFAULT_MODEL": "fast",
+    }
