@@ -1,0 +1,31 @@
+"""A provider that costs nothing: the OpenAI chat-completions protocol over real HTTP, at a set pace, failing on demand.
+
+The model's name says what happens. N is a number of tokens, RATE tokens per second (0, the default: as fast as
+the socket takes them).
+
+    sim:N[:RATE[:FIRST_MS]]    words w0 w1 w2 ..., the first after FIRST_MS
+    clock:N[:RATE[:FIRST_MS]]  each token is the sender's monotonic clock in microseconds, to tell its age
+    unicode:N[:RATE]           emojis, combining characters, right-to-left text
+    big:BYTES                  one token of that size
+    cut:N[:RATE]               closes the connection after N tokens
+    hang:N[:RATE]              says nothing after N tokens and keeps the connection open
+    error:N[:RATE]             an error object in the stream after N tokens
+    malformed:N[:RATE]         a chunk that is not JSON after N tokens
+    nofinish:N[:RATE]          ends after N tokens without a finish reason
+    slow-headers:MS[:N[:RATE]] answers nothing at all for MS, then N tokens (default 10)
+    status:CODE                refuses with that HTTP status (429 and 503 with Retry-After: 1)
+    flaky:K:N[:RATE]           503 for the first K calls with this model and these messages, then as sim:N:RATE
+
+Any other name answers the last message in prose, at 40 tokens per second. `max_tokens`,
+`max_completion_tokens`, `stop`, `stream` and `stream_options.include_usage` are honoured. Any bearer key
+will do, except `bad`.
+
+    POST /v1/chat/completions    GET /v1/models
+    GET  /stats   {"calls": {model: count}, "open_streams": n, "closed_by_client": n}; needs no key
+    POST /reset   forgets the counts, flaky's too
+"""
+
+from runstream.providers.simulated.server import Simulator, serve
+from runstream.providers.simulated.tokens import unicode_token, word
+
+__all__ = ["Simulator", "serve", "unicode_token", "word"]

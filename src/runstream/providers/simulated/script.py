@@ -1,0 +1,137 @@
+"""What one call gets: read from the model's name and the request."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from runstream.providers.simulated import demo, tokens
+
+Ending = Literal["finish", "cut", "hang", "error", "malformed", "nofinish"]
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    tokens: Callable[[int], str] = tokens.word
+    count: int = 0
+    per_second: float = 0.0
+    first_seconds: float = 0.0
+    header_seconds: float = 0.0
+    ending: Ending = "finish"
+    status: int = 200
+    failures: int = 0
+    stop: tuple[str, ...] = ()
+    limit: int | None = None
+
+    def answer(self) -> tuple[Iterator[str], str]:
+        """The tokens in order, within the limit and before the first stop sequence; and the finish reason."""
+        count = self.count if self.limit is None else min(self.count, self.limit)
+        texts = map(self.tokens, range(count))
+        reason = "stop" if count == self.count else "length"
+        return _before_stop(list(texts), self.stop, reason) if self.stop else (texts, reason)
+
+
+def script_for(request: Mapping[str, Any]) -> Script:
+    """Raises ValueError, with a sentence, when the model's name breaks its grammar."""
+    model = str(request.get("model", ""))
+    kind, *arguments = model.split(":")
+    if kind in _KINDS:
+        try:
+            script = _KINDS[kind](*(float(argument) for argument in arguments))
+        except (TypeError, ValueError):
+            raise ValueError(f"The model name '{model}' is not one the simulator knows how to act out.") from None
+    else:
+        script = _demo(_last_text(request))
+    return replace(script, stop=_stop(request), limit=_limit(request))
+
+
+def _sim(count: float, rate: float = 0, first_ms: float = 0) -> Script:
+    return Script(count=int(count), per_second=rate, first_seconds=first_ms / 1000)
+
+
+def _clock(count: float, rate: float = 0, first_ms: float = 0) -> Script:
+    return replace(_sim(count, rate, first_ms), tokens=tokens.clock)
+
+
+def _unicode(count: float, rate: float = 0) -> Script:
+    return replace(_sim(count, rate), tokens=tokens.unicode_token)
+
+
+def _big(size: float) -> Script:
+    return Script(tokens=lambda _: "x" * int(size), count=1)
+
+
+def _slow_headers(wait_ms: float, count: float = 10, rate: float = 0) -> Script:
+    return replace(_sim(count, rate), header_seconds=wait_ms / 1000)
+
+
+def _flaky(failures: float, count: float = 10, rate: float = 0) -> Script:
+    return replace(_sim(count, rate), failures=int(failures))
+
+
+def _status(code: float) -> Script:
+    return Script(status=int(code))
+
+
+def _ending(ending: Ending) -> Callable[..., Script]:
+    def script(count: float, rate: float = 0) -> Script:
+        return replace(_sim(count, rate), ending=ending)
+
+    return script
+
+
+def _demo(prompt: str) -> Script:
+    answer = demo.answer(prompt)
+    return Script(tokens=answer.__getitem__, count=len(answer), per_second=demo.PER_SECOND, first_seconds=0.2)
+
+
+_KINDS: dict[str, Callable[..., Script]] = {
+    "sim": _sim,
+    "clock": _clock,
+    "unicode": _unicode,
+    "big": _big,
+    "cut": _ending("cut"),
+    "hang": _ending("hang"),
+    "error": _ending("error"),
+    "malformed": _ending("malformed"),
+    "nofinish": _ending("nofinish"),
+    "slow-headers": _slow_headers,
+    "status": _status,
+    "flaky": _flaky,
+}
+
+
+def _before_stop(texts: list[str], stop: tuple[str, ...], reason: str) -> tuple[Iterator[str], str]:
+    found = [at for at in map("".join(texts).find, stop) if at >= 0]
+    return (_cut(texts, min(found)), "stop") if found else (iter(texts), reason)
+
+
+def _cut(texts: list[str], characters: int) -> Iterator[str]:
+    for text in texts:
+        if characters <= 0:
+            return
+        yield text[:characters]
+        characters -= len(text)
+
+
+def _stop(request: Mapping[str, Any]) -> tuple[str, ...]:
+    stop = request.get("stop")
+    return (stop,) if isinstance(stop, str) else tuple(text for text in stop or () if text)
+
+
+def _limit(request: Mapping[str, Any]) -> int | None:
+    for name in ("max_completion_tokens", "max_tokens"):
+        if isinstance(limit := request.get(name), int):
+            return limit
+    return None
+
+
+def _last_text(request: Mapping[str, Any]) -> str:
+    messages = request.get("messages")
+    if not isinstance(messages, list):
+        return ""
+    for message in reversed(messages):
+        if isinstance(message, dict) and message.get("role") == "user":
+            content = message.get("content")
+            return content if isinstance(content, str) else json.dumps(content)
+    return ""

@@ -1,0 +1,359 @@
+"""The simulator's HTTP: one asyncio protocol per connection, parsed by httptools."""
+
+import asyncio
+import hashlib
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any, Self, cast
+
+import httptools
+import orjson
+
+from runstream.providers.simulated.script import Script, script_for
+
+_HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
+    b"Transfer-Encoding: chunked\r\nX-Request-Id: %s\r\n\r\n"
+)
+_CREATED = 1_700_000_000
+_BURST = 64
+"""Tokens built between two looks at the socket when there is no pace to keep."""
+
+
+def serve(host: str, port: int) -> None:
+    """Serve until interrupted; prints the base URL, as a client needs it, once it listens."""
+    with suppress(KeyboardInterrupt):
+        _run(_serve(host, port))
+
+
+def _run(main: Any) -> None:
+    try:
+        import uvloop  # noqa: PLC0415  not on Windows
+    except ImportError:
+        asyncio.run(main)
+    else:
+        uvloop.run(main)
+
+
+async def _serve(host: str, port: int) -> None:
+    async with Simulator(host, port) as simulator:
+        print(f"The simulated provider listens at {simulator.url}", flush=True)
+        await asyncio.get_running_loop().create_future()
+
+
+class Simulator:
+    """A running simulator: `async with Simulator() as simulator: ... simulator.url`. Port 0 takes a free one."""
+
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        self._host, self._port = host, port
+        self._connections: set[_Connection] = set()
+        self.calls: Counter[str] = Counter()
+        self.failed: Counter[bytes] = Counter()
+        self.answered = 0
+        self.open_streams = 0
+        self.closed_by_client = 0
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: _Connection(self), self._host, self._port, backlog=4096)
+        self._port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for connection in list(self._connections):
+            connection.abort()
+        await self._server.wait_closed()
+
+    @property
+    def url(self) -> str:
+        """The base URL that an OpenAI client takes."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._port}/v1"
+
+    def stats(self) -> dict[str, Any]:
+        return {
+            "calls": dict(self.calls),
+            "open_streams": self.open_streams,
+            "closed_by_client": self.closed_by_client,
+        }
+
+    def reset(self) -> None:
+        self.calls.clear()
+        self.failed.clear()
+        self.closed_by_client = 0
+
+    def opened(self, connection: "_Connection") -> None:
+        self._connections.add(connection)
+
+    def closed(self, connection: "_Connection") -> None:
+        self._connections.discard(connection)
+
+
+class _Request:
+    def __init__(self) -> None:
+        self.method = b""
+        self.path = b""
+        self.key: str | None = None
+        self.keep_alive = True
+        self._body: list[bytes] = []
+
+    def add(self, body: bytes) -> None:
+        self._body.append(body)
+
+    def json(self) -> dict[str, Any]:
+        """Raises ValueError."""
+        body = orjson.loads(b"".join(self._body))
+        if not isinstance(body, dict) or not isinstance(body.get("messages"), list):
+            raise ValueError("Send a JSON object with a list of messages.")  # noqa: TRY004  as of bad JSON
+        return body
+
+
+class _Refused(Exception):
+    def __init__(self, status: int, message: str, code: str = "simulated") -> None:
+        self.status, self.message, self.code = status, message, code
+
+
+class _Connection(asyncio.Protocol):
+    """Answers its requests one after the other; a lost connection cancels the answer that is under way."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self._simulator = simulator
+        self._parser = httptools.HttpRequestParser(self)
+        self._request = _Request()
+        self._waiting: deque[_Request] = deque()
+        self._answering: asyncio.Task[None] | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._transport: asyncio.Transport
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._simulator.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._transport.close()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._simulator.closed(self)
+        if self._answering is not None:
+            self._answering.cancel()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    # What httptools calls.
+
+    def on_message_begin(self) -> None:
+        self._request = _Request()
+
+    def on_url(self, url: bytes) -> None:
+        self._request.path = httptools.parse_url(url).path
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"authorization":
+            scheme, _, key = value.decode("latin-1").partition(" ")
+            self._request.key = key if scheme.lower() == "bearer" else None
+
+    def on_body(self, body: bytes) -> None:
+        self._request.add(body)
+
+    def on_message_complete(self) -> None:
+        self._request.method = self._parser.get_method()
+        self._request.keep_alive = self._parser.should_keep_alive()
+        self._waiting.append(self._request)
+        if self._answering is None:
+            self._answering = asyncio.get_running_loop().create_task(self._answer_all())
+
+    # The answers.
+
+    async def _answer_all(self) -> None:
+        while self._waiting:
+            request = self._waiting.popleft()
+            try:
+                await self._answer(request)
+            except _Refused as refused:
+                error = {"message": refused.message, "type": "simulated_error", "code": refused.code}
+                self._json({"error": error}, refused.status)
+            if not request.keep_alive:
+                self._transport.close()
+        self._answering = None
+
+    async def _answer(self, request: _Request) -> None:
+        match request.method, request.path:
+            case b"GET", b"/stats":
+                self._json(self._simulator.stats())
+            case b"POST", b"/reset":
+                self._simulator.reset()
+                self._json(self._simulator.stats())
+            case b"GET", b"/v1/models":
+                _authenticate(request)
+                self._json({"object": "list", "data": [{"id": name, "object": "model"} for name in _LISTED]})
+            case b"POST", b"/v1/chat/completions":
+                _authenticate(request)
+                await self._complete(request)
+            case _:
+                raise _Refused(404, "There is nothing at this address.", "not_found")
+
+    async def _complete(self, request: _Request) -> None:
+        try:
+            body = request.json()
+            script = script_for(body)
+        except ValueError as error:
+            raise _Refused(400, str(error), "invalid_request_error") from None
+        model = str(body.get("model", ""))
+        self._simulator.calls[model] += 1
+        self._simulator.answered += 1
+        self._fail(script, body)
+        self._simulator.open_streams += 1
+        try:
+            if script.header_seconds:
+                await asyncio.sleep(script.header_seconds)
+            answer = _Answer(script, body, self._simulator.answered)
+            await (self._stream(answer) if body.get("stream") else self._whole(answer))
+        except asyncio.CancelledError:
+            self._simulator.closed_by_client += 1
+            raise
+        finally:
+            self._simulator.open_streams -= 1
+
+    def _fail(self, script: Script, body: Mapping[str, Any]) -> None:
+        if script.status != 200:  # noqa: PLR2004
+            raise _Refused(script.status, f"simulated status {script.status}")
+        if script.failures:
+            asked = hashlib.sha256(orjson.dumps([body.get("model"), body["messages"]])).digest()
+            self._simulator.failed[asked] += 1
+            if self._simulator.failed[asked] <= script.failures:
+                raise _Refused(503, "simulated failure", "overloaded")
+
+    async def _stream(self, answer: "_Answer") -> None:
+        self._transport.write(_HEAD % answer.id.encode())
+        await self._send_tokens(answer)
+        match answer.script.ending:
+            case "cut":
+                self._transport.close()
+                return
+            case "hang":
+                await asyncio.get_running_loop().create_future()
+            case "error":
+                error = {"message": "simulated error", "type": "server_error", "code": "simulated"}
+                self._transport.write(_chunk(b"data: " + orjson.dumps({"error": error}) + b"\n\n"))
+            case "malformed":
+                self._transport.write(_chunk(b'data: {"id":"chatcmpl-sim","choices":[{"index":0,"delta":{"cont\n\n'))
+            case "finish":
+                self._transport.write(_chunk(answer.tail()))
+        self._transport.write(b"0\r\n\r\n")
+
+    async def _send_tokens(self, answer: "_Answer") -> None:
+        script, loop, write = answer.script, asyncio.get_running_loop(), self._transport.write
+        if script.first_seconds:
+            await asyncio.sleep(script.first_seconds)
+        if not script.per_second:
+            while burst := answer.burst():
+                write(burst)
+                await self._writable.wait()
+            return
+        start, gap = loop.time(), 1 / script.per_second
+        for number, chunk in enumerate(answer.chunks()):
+            if (wait := start + number * gap - loop.time()) > 0:
+                await asyncio.sleep(wait)
+            write(chunk)
+
+    async def _whole(self, answer: "_Answer") -> None:
+        script = answer.script
+        text = "".join(answer.texts())
+        await asyncio.sleep(script.first_seconds + (answer.sent / script.per_second if script.per_second else 0))
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": answer.reason}
+        self._json(
+            {
+                "id": answer.id,
+                "object": "chat.completion",
+                "created": _CREATED,
+                "model": answer.model,
+                "choices": [choice],
+                "usage": answer.usage(),
+            }
+        )
+
+    def _json(self, value: object, status: int = 200) -> None:
+        body = orjson.dumps(value)
+        retry = b"Retry-After: 1\r\n" if status in {429, 503} else b""
+        head = b"HTTP/1.1 %d Simulated\r\nContent-Type: application/json\r\n%sContent-Length: %d\r\n\r\n"
+        self._transport.write(head % (status, retry, len(body)) + body)
+
+
+class _Answer:
+    """One answer's tokens in the protocol's chunks, and the count of those that were taken from it."""
+
+    def __init__(self, script: Script, body: Mapping[str, Any], number: int) -> None:
+        self.script = script
+        self.id = f"chatcmpl-sim{number}"
+        self.model = str(body.get("model", ""))
+        self.sent = 0
+        self._tokens, self.reason = script.answer()
+        self._input_tokens = _count(body["messages"])
+        options = body.get("stream_options")
+        self._include_usage = isinstance(options, dict) and bool(options.get("include_usage"))
+        self._chunks = self.chunks()
+        start = {"id": self.id, "object": "chat.completion.chunk", "created": _CREATED, "model": self.model}
+        self._start = b"data: " + orjson.dumps(start)[:-1]
+        self._before = self._start + b',"choices":[{"index":0,"delta":{"content":'
+
+    def texts(self) -> Iterator[str]:
+        for text in self._tokens:
+            self.sent += 1
+            yield text
+
+    def chunks(self) -> Iterator[bytes]:
+        """Every token as one HTTP chunk, as most servers send them."""
+        after = b'},"finish_reason":null}]}\n\n'
+        for text in self.texts():
+            yield _chunk(self._before + orjson.dumps(text) + after)
+
+    def burst(self) -> bytes:
+        return b"".join(chunk for _, chunk in zip(range(_BURST), self._chunks, strict=False))
+
+    def tail(self) -> bytes:
+        choice = {"index": 0, "delta": {}, "finish_reason": self.reason}
+        finish = self._start + b',"choices":[' + orjson.dumps(choice) + b"]}\n\n"
+        usage = self._start + b',"choices":[],"usage":' + orjson.dumps(self.usage()) + b"}\n\n"
+        return finish + (usage if self._include_usage else b"") + b"data: [DONE]\n\n"
+
+    def usage(self) -> dict[str, Any]:
+        return {
+            "prompt_tokens": self._input_tokens,
+            "completion_tokens": self.sent,
+            "total_tokens": self._input_tokens + self.sent,
+            "prompt_tokens_details": {"cached_tokens": 0},
+        }
+
+
+_LISTED = ("sim:200:50", "unicode:100:50", "demo")
+
+
+def _authenticate(request: _Request) -> None:
+    if not request.key:
+        raise _Refused(401, "Send a bearer key.", "invalid_api_key")
+    if request.key == "bad":
+        raise _Refused(401, "Incorrect API key provided: bad.", "invalid_api_key")
+
+
+def _count(messages: list[Any]) -> int:
+    contents = (message.get("content") for message in messages if isinstance(message, dict))
+    return sum(len(content.split()) for content in contents if isinstance(content, str))
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
