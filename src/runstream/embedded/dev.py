@@ -12,6 +12,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import TypeVar
 
+from runstream.domain.errors import ConfigurationError
 from runstream.embedded.child import Child, run_to_end
 from runstream.embedded.errors import EmbeddedError
 from runstream.embedded.lock import ProcessLock
@@ -21,10 +22,13 @@ from runstream.embedded.postgres import Postgres
 from runstream.embedded.supervise import Part, StopAsked, StopRequest, supervise
 from runstream.embedded.valkey import Valkey
 from runstream.embedded.welcome import welcome
+from runstream.settings import load
 
 READY_TIMEOUT = 60.0
 PROBE_TIMEOUT = 5.0
 POLL = 0.05
+WORKER_GRACE = "1"
+"""Seconds: whoever presses Ctrl-C waits, and what was not finished is taken up at the next start."""
 OK = 200
 PartT = TypeVar("PartT", bound=Part)
 
@@ -41,7 +45,7 @@ def run_dev(*, data: Path, host: str, port: int) -> int:
             _run(directory, host, _checked_port(host, port), stop, running)
     except StopAsked:
         return 0
-    except EmbeddedError as error:
+    except (EmbeddedError, ConfigurationError) as error:
         return _failed(str(error))
     except OSError as error:
         return _failed(f"{error.filename or data}: {error.strerror or error}.")
@@ -51,6 +55,9 @@ def run_dev(*, data: Path, host: str, port: int) -> int:
 def _run(data: Path, host: str, port: int, stop: StopRequest, running: ExitStack) -> None:
     """Start one after the other what the next needs, and supervise; `running` stops them, last first."""
     _say("Starting Postgres, Valkey, a worker and the API.")
+    choice = choose_models(
+        configured=bool(load().providers), openai_key=os.environ.get("OPENAI_API_KEY"), free_port=free_port()
+    )
     postgres = Postgres(data / "postgres")
     key_file = data / "key"
     if not (data / "postgres" / "data").exists():
@@ -58,8 +65,9 @@ def _run(data: Path, host: str, port: int, stop: StopRequest, running: ExitStack
         key_file.unlink(missing_ok=True)
     _begin(postgres, running, stop)
     valkey = _begin(Valkey(data / "valkey"), running, stop)
-    choice = choose_models(os.environ, free_port())
     environment = {
+        "RUNSTREAM_LOG_FORMAT": "text",
+        "RUNSTREAM_WORKER_GRACE": WORKER_GRACE,
         **os.environ,
         **choice.settings,
         "RUNSTREAM_DATABASE_URL": postgres.url,

@@ -18,12 +18,12 @@ class ModelChoice:
     """Where a simulated provider must be started, if one is needed."""
 
 
-def choose_models(environment: Mapping[str, str], free_port: int) -> ModelChoice:
-    """Return what is set, else OpenAI if its usual key is there, else a simulated provider."""
-    if environment.get("RUNSTREAM_PROVIDERS"):
+def choose_models(*, configured: bool, openai_key: str | None, free_port: int) -> ModelChoice:
+    """Return what is configured, else OpenAI if its usual key is there, else a simulated provider."""
+    if configured:
         return ModelChoice({}, "as RUNSTREAM_PROVIDERS says")
-    if key := environment.get("OPENAI_API_KEY"):
-        openai = _settings("openai", OPENAI_URL, key, fast="gpt-4o-mini")
+    if openai_key:
+        openai = _settings("openai", OPENAI_URL, openai_key, fast="gpt-4o-mini")
         return ModelChoice(openai, "OpenAI, with the key in OPENAI_API_KEY: generations cost money")
     simulated = _settings("simulated", f"http://127.0.0.1:{free_port}/v1", "simulated", fast="simulated-fast")
     notice = "simulated, its answers are made up: set OPENAI_API_KEY or RUNSTREAM_PROVIDERS for a real one"
