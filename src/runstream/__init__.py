@@ -1,1 +1,5 @@
 """Runstream runs LLM generations for an application and never loses one."""
+
+from importlib.metadata import version
+
+__version__ = version("runstream")

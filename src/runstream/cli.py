@@ -1,1 +1,135 @@
-def main() -> None: ...
+"""The `runstream` command."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from runstream.domain.errors import RunstreamError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+keys = typer.Typer(no_args_is_help=True, help="API keys: create, list, revoke.")
+app.add_typer(keys, name="keys")
+
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Url = Annotated[str, typer.Option(envvar="RUNSTREAM_URL", help="Where Runstream answers.")]
+Key = Annotated[str, typer.Option(envvar="RUNSTREAM_KEY", help="An API key, 'rs_...'. Better in the environment.")]
+
+
+def main() -> None:
+    """Run a command; an error that can be foreseen is one sentence on standard error."""
+    try:
+        app()
+    except RunstreamError as error:
+        print(f"runstream: {error.message}", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.command()
+def dev(
+    host: Host = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of the page and the API.")] = 8000,
+    data: Annotated[Path, typer.Option(help="Where data are kept between starts.")] = Path(".runstream"),
+) -> None:
+    """Everything on this machine: Postgres, Valkey, a provider, API, worker and a page to try it on."""
+    from runstream.embedded.dev import run_dev
+
+    raise typer.Exit(run_dev(data=data, host=host, port=port))
+
+
+@app.command()
+def api(host: Host = "127.0.0.1", port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000) -> None:
+    """Serve the HTTP API."""
+    from runstream.app import serve
+    from runstream.settings import load
+
+    if not serve(load(), host, port):
+        raise typer.Exit(1)
+
+
+@app.command()
+def worker() -> None:
+    """Run generations."""
+    from runstream.settings import load
+    from runstream.worker import work
+
+    work(load())
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database's tables up to date."""
+    from runstream.settings import load
+    from runstream.storage.migrate import upgrade
+
+    upgrade(load().database_url.get_secret_value())
+
+
+@keys.command("create")
+def create_key(
+    tenant: Annotated[str, typer.Option(help="The tenant that the key is for; made if it is new.")],
+    user: Annotated[str, typer.Option(help="The user that the key is for.")],
+) -> None:
+    """Print a new key: it is shown this once, and only its hash is kept."""
+    from runstream.keys import create
+
+    print(f"Key for {user} of {tenant}: {asyncio.run(create(tenant, user))}")
+
+
+@keys.command("list")
+def list_keys(tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None) -> None:
+    """List keys, without the keys themselves."""
+    from runstream.keys import listed
+
+    for line in asyncio.run(listed(tenant)):
+        print(line)
+
+
+@keys.command("revoke")
+def revoke_key(key_id: Annotated[str, typer.Argument(help="As 'runstream keys list' shows it.")]) -> None:
+    """Make a key invalid, within a second in every process."""
+    from runstream.keys import revoke
+
+    asyncio.run(revoke(key_id))
+    print(f"Revoked {key_id}.")
+
+
+@app.command()
+def run(
+    prompt: str,
+    key: Key,
+    url: Url = "http://127.0.0.1:8000",
+    model: Annotated[str | None, typer.Option(help="Else the server's default.")] = None,
+) -> None:
+    """Generate, and print the text as it comes. It goes on through restarts of the server and lost connections."""
+    from runstream.client import Client
+
+    raise typer.Exit(Client(url, key).run(prompt, model))
+
+
+@app.command()
+def tail(run_id: Annotated[str, typer.Argument(metavar="RUN")], key: Key, url: Url = "http://127.0.0.1:8000") -> None:
+    """Print a run's text from its beginning, and follow it to its end."""
+    from runstream.client import Client
+
+    raise typer.Exit(Client(url, key).tail(run_id))
+
+
+@app.command()
+def doctor() -> None:
+    """Check configuration, database, migrations, Redis and providers, without spending a token."""
+    from runstream.doctor import examine
+
+    raise typer.Exit(asyncio.run(examine()))
+
+
+@app.command("simulate-provider")
+def simulate_provider(
+    host: Host = "127.0.0.1", port: Annotated[int, typer.Option(help="Port to listen on.")] = 9901
+) -> None:
+    """Serve the OpenAI chat-completions protocol with made-up answers, at a set pace and with set faults."""
+    from runstream.providers.simulated import serve
+
+    serve(host, port)

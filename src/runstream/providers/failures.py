@@ -10,6 +10,7 @@ from runstream.domain.errors import ProviderError, ProviderRateLimited, Provider
 from runstream.providers.text import clean
 
 _MAX_MESSAGE = 500
+_MAX_READ = 100_000
 _MIN_PROMPT = 12
 """Shorter texts are words that any message may contain."""
 
@@ -39,9 +40,10 @@ class Scrubber:
     def __init__(self, api_keys: Iterable[str]) -> None:
         keys = "|".join(re.escape(key) for key in sorted(api_keys, key=len, reverse=True) if key)
         known = rf"|(?<![\w-])(?:{keys})(?![\w-])" if keys else ""
-        self._secret = re.compile(rf"\bsk-[\w*.…-]{{4,}}|(?i:\bbearer)\s+\S+{known}")
+        self._secret = re.compile(rf"\bsk-[\w*.…-]{{4,}}|(?i:\bbearer)\s+(?=\S*\d)\S{{8,}}{known}")
 
     def __call__(self, message: str, prompts: Iterable[str] = ()) -> str:
+        message = message[:_MAX_READ]
         for prompt in sorted(prompts, key=len, reverse=True):
             if len(prompt) >= _MIN_PROMPT:
                 message = message.replace(prompt, "[prompt]").replace(repr(prompt)[1:-1], "[prompt]")
@@ -78,19 +80,19 @@ def failure_in_stream(error: object, message: str) -> ProviderError:
     return ProviderUnavailable(said)
 
 
-def message_of(body: object) -> str:
+def message_of(body: object, depth: int = 4) -> str:
     """The sentence in an error body, in the shapes that servers give it: OpenAI's, vLLM's, Ollama's, FastAPI's.
 
     Only fields that hold a message are read: validation errors also repeat the input.
     """
-    if isinstance(body, Mapping):
-        for name in ("error", "message", "detail", "msg"):
-            if message := message_of(body.get(name)):
-                return message
-        return ""
-    if isinstance(body, list):
-        return "; ".join(filter(None, map(message_of, body[:3])))
-    return body if isinstance(body, str) else ""
+    if isinstance(body, str):
+        return body
+    if isinstance(body, Mapping) and depth:
+        messages = (message_of(body.get(name), depth - 1) for name in ("error", "message", "detail", "msg"))
+        return next(filter(None, messages), "")
+    if isinstance(body, list) and depth:
+        return "; ".join(filter(None, (message_of(item, depth - 1) for item in body[:3])))
+    return ""
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
@@ -124,6 +126,6 @@ def _status(value: Any) -> int | None:
     lowest, highest = 400, 599
     try:
         status = int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return status if lowest <= status <= highest else None

@@ -6,7 +6,7 @@ A call goes its way in this file and four small ones: `upstream` (HTTP), `patien
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -57,13 +57,15 @@ class OpenAIChat:
     ) -> None:
         """Raises `ConfigurationError`."""
         self.name = config.name
-        self._base_url = _base_url(config)
-        self._upstream = Upstream(self._base_url)
+        base_url = _base_url(config)
+        self._chat_url = base_url.copy_with(path=base_url.path + "/chat/completions")
+        self._models_url = base_url.copy_with(path=base_url.path + "/models")
+        self._upstream = Upstream(base_url)
         self._keys = cycle(config.api_keys or ("",))
         self._scrub = Scrubber(config.api_keys)
         self._now = now
         self._max_event_bytes = max_event_bytes
-        self._dialect = _first_dialect(self._base_url)
+        self._dialect = _first_dialect(base_url)
         self._learned: dict[str, _Dialect] = {}
 
     @asynccontextmanager
@@ -97,7 +99,7 @@ class OpenAIChat:
         while True:
             dialect = self._learned.get(call.model, self._dialect)
             tried.add(dialect)
-            response = await self._request("POST", "/chat/completions", connect, orjson.dumps(_body(call, dialect)))
+            response = await self._request("POST", self._chat_url, connect, orjson.dumps(_body(call, dialect)))
             if response.is_success:
                 return response
             body = await _error_body(response)
@@ -114,9 +116,10 @@ class OpenAIChat:
     async def _streamed(self, response: httpx.Response, call: Call, patience: Patience) -> AsyncGenerator[Piece, None]:
         yield Opened(_request_id(response))
         answer, events, chunks = ChatAnswer(), EventReader(self._max_event_bytes), _chunks(response)
+        next_read: Callable[[], Awaitable[bytes]] = chunks.__anext__
         ended = False
         while not (answer.done or ended):
-            read = await self._read(chunks, answer, patience)
+            read = await _read(next_read, answer, patience)
             ended = read is None
             text = answer.feed(events.close() if read is None else events.feed(read))
             if answer.started:
@@ -141,18 +144,6 @@ class OpenAIChat:
             yield TextDelta(text)
         yield answer.finished()
 
-    async def _read(self, chunks: AsyncIterator[bytes], answer: ChatAnswer, patience: Patience) -> bytes | None:
-        """The bytes that came, or None at the end. After a finish reason, no failure is more than the end."""
-        try:
-            return await patience.wait(partial(_next, chunks, None))
-        except ProviderTimeout:
-            if answer.reason is None:
-                raise
-        except FAILURES as error:
-            if answer.reason is None:
-                raise ProviderProtocolError("The provider's answer broke off.") from error
-        return None
-
     def _raise_failure(self, answer: ChatAnswer, call: Call) -> None:
         if answer.error is not None:
             raise failure_in_stream(answer.error, self._message(answer.error, call))
@@ -160,7 +151,7 @@ class OpenAIChat:
             raise answer.failure
 
     async def _list(self) -> list[str]:
-        response = await self._request("GET", "/models", _LISTING.connect, None)
+        response = await self._request("GET", self._models_url, _LISTING.connect, None)
         try:
             if not response.is_success:
                 raise self._refusal(response, await _error_body(response), None)
@@ -172,7 +163,7 @@ class OpenAIChat:
             raise ProviderProtocolError("The provider's list of models is not one.")
         return [clean(model["id"]) for model in models if isinstance(model, dict) and isinstance(model.get("id"), str)]
 
-    async def _request(self, method: str, path: str, connect: float, content: bytes | None) -> httpx.Response:
+    async def _request(self, method: str, url: httpx.URL, connect: float, content: bytes | None) -> httpx.Response:
         headers = {
             "Accept": "text/event-stream, application/json",
             "Accept-Encoding": "identity",
@@ -181,7 +172,6 @@ class OpenAIChat:
         }
         if key := next(self._keys):
             headers["Authorization"] = f"Bearer {key}"
-        url = self._base_url.copy_with(path=self._base_url.path + path)
         return await self._upstream.send(method, url, headers, content, connect)
 
     def _refusal(self, response: httpx.Response, body: object, call: Call | None) -> ProviderError:
@@ -243,9 +233,13 @@ _OTHER_LIMIT = {"max_tokens": "max_completion_tokens", "max_completion_tokens": 
 _UNKNOWN_FIELD = ("unsupported", "not supported", "unknown", "unrecognized", "unexpected", "not permitted", "extra")
 
 
-def _prompts(call: Call) -> list[str]:
-    contents = (message.get("content") for message in call.messages)
-    return [content for content in contents if isinstance(content, str)]
+def _prompts(call: Call) -> Iterator[str]:
+    for message in call.messages:
+        content = message.get("content")
+        parts = content if isinstance(content, list) else [{"text": content}]
+        for part in parts:
+            if isinstance(part, Mapping) and isinstance(text := part.get("text"), str):
+                yield text
 
 
 def _request_id(response: httpx.Response) -> str | None:
@@ -262,8 +256,19 @@ def _chunks(response: httpx.Response) -> AsyncIterator[bytes]:
     return aiter(cast(httpx.AsyncByteStream, response.stream))
 
 
-async def _next(chunks: AsyncIterator[bytes], default: None) -> bytes | None:
-    return await anext(chunks, default)
+async def _read(next_read: Callable[[], Awaitable[bytes]], answer: ChatAnswer, patience: Patience) -> bytes | None:
+    """The bytes that came, or None at the end. After a finish reason, no failure is more than the end."""
+    try:
+        return await patience.wait(next_read)
+    except StopAsyncIteration:
+        return None
+    except ProviderTimeout:
+        if answer.reason is None:
+            raise
+    except FAILURES as error:
+        if answer.reason is None:
+            raise ProviderProtocolError("The provider's answer broke off.") from error
+    return None
 
 
 async def _body_of(response: httpx.Response, limit: int) -> bytes:

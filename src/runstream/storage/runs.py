@@ -1,11 +1,10 @@
 """Runs in Postgres. Every change of status is one guarded UPDATE that says what it expected to find."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Row, Select, func, or_, select, update
+from sqlalchemy import Row, Select, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -151,20 +150,38 @@ class RunStore:
                 runs.c.feature,
                 runs.c.model,
                 runs.c.input,
-                func.extract("epoch", func.now() - runs.c.available_at).cast(runs.c.cost.type),
+                func.extract("epoch", func.now() - runs.c.available_at).label("waited"),
                 runs.c.restart_reason,
             )
         )
         with answering():
             async with self._engine.connect() as connection:
                 row = (await connection.execute(statement)).one_or_none()
-        return Claim(*row[:8], waited=float(row[8]), restart_reason=row[9]) if row else None
+        if row is None:
+            return None
+        return Claim(
+            run_id=row.id,
+            tenant=row.tenant,
+            attempt=row.attempt,
+            max_attempts=row.max_attempts,
+            queue=row.queue,
+            feature=row.feature,
+            model=row.model,
+            input=row.input,
+            waited=float(row.waited),
+            restart_reason=row.restart_reason,
+        )
 
     async def requeue(self, run_id: str, attempt: int, *, reason: str, delay: float) -> bool:
-        """running -> queued by the attempt's own worker, to be taken up again after `delay` seconds."""
+        """running -> queued, to be taken up again after `delay` seconds; not where its end was asked for."""
         return await self._change(
             update(runs)
-            .where(runs.c.id == run_id, runs.c.status == Status.RUNNING, runs.c.attempt == attempt)
+            .where(
+                runs.c.id == run_id,
+                runs.c.status == Status.RUNNING,
+                runs.c.attempt == attempt,
+                runs.c.cancel_requested_at.is_(None),
+            )
             .values(
                 status=Status.QUEUED,
                 worker=None,
@@ -199,6 +216,14 @@ class RunStore:
             )
         )
 
+    async def ended_so(self, run_id: str, ending: Ending) -> bool:
+        """Whether the run's end is this one: for a writer that never got its answer."""
+        query = select(runs.c.status, runs.c.attempt).where(runs.c.id == run_id)
+        with answering():
+            async with self._engine.connect() as connection:
+                row = (await connection.execute(query)).one()
+        return bool(row.status == ending.status and row.attempt == ending.attempt)
+
     async def request_cancel(self, tenant: str, run_id: str) -> str | None:
         """Mark a running run as one to be stopped; answers the worker that runs it."""
         statement = (
@@ -209,7 +234,8 @@ class RunStore:
         )
         with answering():
             async with self._engine.connect() as connection:
-                return (await connection.execute(statement)).scalar_one_or_none()
+                row = (await connection.execute(statement)).one_or_none()
+        return row.worker if row else None
 
     async def lapsed(self, limit: int) -> list["Lapsed"]:
         """Runs whose worker's lease has run out."""
@@ -293,16 +319,19 @@ class Queued(NamedTuple):
 
 
 def _filtered(query: Select[Any], filters: Filters) -> Select[Any]:
-    wanted: Sequence[tuple[Any, ColumnElement[bool]]] = [
-        (filters.status, runs.c.status == filters.status),
-        (filters.feature, runs.c.feature == filters.feature),
-        (filters.user, runs.c.user_id == filters.user),
-        (filters.subject_type, runs.c.subject_type == filters.subject_type),
-        (filters.subject_id, runs.c.subject_id == filters.subject_id),
-        (filters.created_after, runs.c.created_at >= filters.created_after),
-        (filters.created_before, runs.c.created_at < filters.created_before),
-    ]
-    return query.where(*(condition for value, condition in wanted if value is not None))
+    equal = {
+        runs.c.status: filters.status,
+        runs.c.feature: filters.feature,
+        runs.c.user_id: filters.user,
+        runs.c.subject_type: filters.subject_type,
+        runs.c.subject_id: filters.subject_id,
+    }
+    query = query.where(*(column == value for column, value in equal.items() if value is not None))
+    if filters.created_after is not None:
+        query = query.where(runs.c.created_at >= filters.created_after)
+    if filters.created_before is not None:
+        query = query.where(runs.c.created_at < filters.created_before)
+    return query
 
 
 def _run(row: Row[Any]) -> Run:
@@ -326,9 +355,7 @@ def _run(row: Row[Any]) -> Run:
         output=values.get("output"),
         error=values["error"],
         finish_reason=values["finish_reason"],
-        usage=Usage(values["input_tokens"], values["output_tokens"], values["cached_tokens"])
-        if counted
-        else None,
+        usage=Usage(values["input_tokens"], values["output_tokens"], values["cached_tokens"]) if counted else None,
         cost=values["cost"],
         cached=values["cached"],
         metadata=values["metadata"],

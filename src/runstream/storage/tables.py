@@ -35,14 +35,10 @@ _NOW = func.now()
 
 def _time(name: str, *, required: bool = False) -> Column[object]:
     """Times are written by the database's clock, but for `first_token_at`, which is the worker's."""
-    return Column(
-        name, DateTime(timezone=True), nullable=not required, server_default=_NOW if required else None
-    )
+    return Column(name, DateTime(timezone=True), nullable=not required, server_default=_NOW if required else None)
 
 
-tenants = Table(
-    "tenants", metadata, Column("id", String(64), primary_key=True), _time("created_at", required=True)
-)
+tenants = Table("tenants", metadata, Column("id", String(64), primary_key=True), _time("created_at", required=True))
 
 api_keys = Table(
     "api_keys",

@@ -21,7 +21,8 @@ Any other name answers the last message in prose, at 40 tokens per second. `max_
 will do, except `bad`.
 
     POST /v1/chat/completions    GET /v1/models
-    GET  /stats   {"calls": {model: count}, "open_streams": n, "closed_by_client": n}; needs no key
+    GET  /stats   {"calls": {model: count}, "open_streams": now, "closed_by_client": before their end,
+                  "connections": accepted}; needs no key
     POST /reset   forgets the counts, flaky's too
 """
 

@@ -32,13 +32,13 @@ class Script:
 
 
 def script_for(request: Mapping[str, Any]) -> Script:
-    """Raises ValueError, with a sentence, when the model's name breaks its grammar."""
+    """Raises ValueError, with a sentence, when the model's name or `stop` cannot be understood."""
     model = str(request.get("model", ""))
     kind, *arguments = model.split(":")
     if kind in _KINDS:
         try:
             script = _KINDS[kind](*(float(argument) for argument in arguments))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ValueError(f"The model name '{model}' is not one the simulator knows how to act out.") from None
     else:
         script = _demo(_last_text(request))
@@ -115,8 +115,11 @@ def _cut(texts: list[str], characters: int) -> Iterator[str]:
 
 
 def _stop(request: Mapping[str, Any]) -> tuple[str, ...]:
-    stop = request.get("stop")
-    return (stop,) if isinstance(stop, str) else tuple(text for text in stop or () if text)
+    stop = request.get("stop") or ()
+    sequences = (stop,) if isinstance(stop, str) else tuple(stop)
+    if not all(isinstance(text, str) and text for text in sequences):
+        raise ValueError("stop takes a text or a list of texts.")
+    return sequences
 
 
 def _limit(request: Mapping[str, Any]) -> int | None:

@@ -49,6 +49,7 @@ class Simulator:
         self._host, self._port = host, port
         self._connections: set[_Connection] = set()
         self.calls: Counter[str] = Counter()
+        self.connections = 0
         self.failed: Counter[bytes] = Counter()
         self.answered = 0
         self.open_streams = 0
@@ -77,15 +78,17 @@ class Simulator:
             "calls": dict(self.calls),
             "open_streams": self.open_streams,
             "closed_by_client": self.closed_by_client,
+            "connections": self.connections,
         }
 
     def reset(self) -> None:
         self.calls.clear()
         self.failed.clear()
-        self.closed_by_client = 0
+        self.closed_by_client = self.connections = 0
 
     def opened(self, connection: "_Connection") -> None:
         self._connections.add(connection)
+        self.connections += 1
 
     def closed(self, connection: "_Connection") -> None:
         self._connections.discard(connection)

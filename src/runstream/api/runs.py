@@ -1,0 +1,172 @@
+"""The routes of runs: parse, call one use case, answer."""
+
+import re
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import JSONResponse
+from pydantic import AwareDatetime
+
+from runstream.api.documents import ERRORS, EVENT_STREAM, STREAMED
+from runstream.api.events import MEDIA_TYPE, EventStream, replay
+from runstream.api.schemas import ChatRequest, Name, RunObject, RunPage, RunRequest
+from runstream.api.services import Asking, Given, Services
+from runstream.domain.cursor import START, Cursor
+from runstream.domain.errors import InvalidCursor, InvalidRequest, NotFound
+from runstream.domain.ids import is_run_id
+from runstream.domain.run import Run, Status
+from runstream.runs.submit import Asked
+from runstream.runs.watch import MAX_WAIT
+from runstream.storage.runs import Filters
+
+router = APIRouter(prefix="/v1/runs", tags=["runs"], responses=ERRORS)
+
+_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*([0-9]{1,6})(?![0-9])")
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+Wait = Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait for the run's end.")]
+
+
+@router.post(
+    "",
+    status_code=202,
+    response_model=RunObject,
+    responses={200: STREAMED, 409: ERRORS[409]},
+    openapi_extra={"requestBody": {"content": {"application/json": {"schema": ChatRequest.model_json_schema()}}}},
+)
+async def create_run(
+    body: RunRequest,
+    asking: Asking,
+    services: Given,
+    idempotency_key: Annotated[
+        str | None, Header(description="One key, one run: 1 to 255 visible ASCII characters.")
+    ] = None,
+    prefer: Annotated[
+        str | None, Header(description="`wait=N`: answer the ended run if it ends within N seconds.")
+    ] = None,
+    accept: Annotated[str | None, Header(description="`text/event-stream`: stream the run's events at once.")] = None,
+    last_event_id: Annotated[str | None, Header(description="With text/event-stream: go on after this event.")] = None,
+) -> Response:
+    """Accept a generation. Answered with 202, it will be run to one end, whatever dies."""
+    if idempotency_key is not None and not _KEY.fullmatch(idempotency_key):
+        raise InvalidRequest("An Idempotency-Key is 1 to 255 visible ASCII characters.", param="Idempotency-Key")
+    wait = _preferred_wait(prefer)
+    after = _cursor(last_event_id)
+    run, new = await services.submit(
+        tenant=asking.tenant, user=asking.user, asked=_asked(body), idempotency_key=idempotency_key
+    )
+    headers = {"Location": f"/v1/runs/{run.id}"}
+    if not new:
+        headers["Idempotency-Replayed"] = "true"
+    if _wants_events(accept):
+        return await _stream(services, asking.tenant, run.id, after, headers)
+    if wait:
+        run = await services.watch.until_ended(asking.tenant, run.id, wait)
+        headers["Preference-Applied"] = f"wait={wait}"
+    status = 200 if wait and run.status.ended else 202
+    return JSONResponse(_shown(run), status_code=status, headers=headers)
+
+
+@router.get("", response_model=RunPage)
+async def list_runs(
+    asking: Asking,
+    services: Given,
+    status: Status | None = None,
+    feature: Annotated[Name | None, Query()] = None,
+    user: Annotated[Name | None, Query()] = None,
+    subject_type: Annotated[Name | None, Query()] = None,
+    subject_id: Annotated[Name | None, Query()] = None,
+    created_after: AwareDatetime | None = None,
+    created_before: AwareDatetime | None = None,
+    cursor: Annotated[str | None, Query(description="`next` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> Response:
+    """The tenant's runs, newest first."""
+    if cursor is not None and not is_run_id(cursor):
+        raise InvalidRequest("A page's cursor is the 'next' of the page before it.", param="cursor")
+    filters = Filters(status, feature, user, subject_type, subject_id, created_after, created_before)
+    runs = await services.store.page(asking.tenant, filters, before=cursor, limit=limit + 1)
+    shown = runs[:limit]
+    return JSONResponse({"data": [_shown(run) for run in shown], "next": shown[-1].id if len(runs) > limit else None})
+
+
+@router.get("/{run_id}", response_model=RunObject)
+async def get_run(run_id: str, asking: Asking, services: Given, wait: Wait = 0) -> Response:
+    """One run; with `wait`, as soon as it has ended, or as it is when the time is up."""
+    return JSONResponse(_shown(await services.watch.until_ended(asking.tenant, _known(run_id), wait)))
+
+
+@router.get(
+    "/{run_id}/events",
+    response_class=EventStream,
+    responses={200: EVENT_STREAM, 204: {"description": "The run has ended, and its last event was seen."}},
+)
+async def follow_run(
+    run_id: str,
+    asking: Asking,
+    services: Given,
+    after: Annotated[str | None, Query(description="As Last-Event-ID, which goes before it.")] = None,
+    last_event_id: Annotated[str | None, Header(description="The id of the last event seen.")] = None,
+) -> Response:
+    """The run's events from a cursor on, each once, until its end.
+
+    A response that ends without a terminal event is to be asked for again with the last id seen.
+    """
+    return await _stream(services, asking.tenant, _known(run_id), _cursor(last_event_id or after), {})
+
+
+@router.post("/{run_id}/cancel", response_model=RunObject)
+async def cancel_run(run_id: str, asking: Asking, services: Given) -> Response:
+    """Stop the run. Answers it as it stands, which is ended in all but the rarest cases; calling it again is harmless."""
+    return JSONResponse(_shown(await services.cancel(asking.tenant, _known(run_id))))
+
+
+async def _stream(services: Services, tenant: str, run_id: str, after: Cursor, headers: dict[str, str]) -> Response:
+    standing = await services.store.standing(tenant, run_id)
+    if standing is None:
+        raise NotFound("There is no such run.")
+    if standing.transcript is not None:
+        end = Cursor(standing.attempt, standing.transcript.end)
+        if after > end:
+            raise InvalidCursor("This cursor lies beyond the run's end: is it of another run?", param="Last-Event-ID")
+        events = standing.transcript.after(after)
+        return replay(events, headers) if events else Response(status_code=204, headers=headers)
+    if after.attempt > standing.attempt:
+        raise InvalidCursor("This cursor is of an attempt that has not begun.", param="Last-Event-ID")
+    return EventStream(services.watch.reader(tenant, run_id, after), headers)
+
+
+def _known(run_id: str) -> str:
+    if not is_run_id(run_id):
+        raise NotFound("There is no such run.")
+    return run_id
+
+
+def _cursor(text: str | None) -> Cursor:
+    return Cursor.parse(text) if text else START
+
+
+def _preferred_wait(prefer: str | None) -> int:
+    match = _WAIT.search(prefer or "")
+    return min(int(match[1]), MAX_WAIT) if match else 0
+
+
+def _wants_events(accept: str | None) -> bool:
+    """Whether events are named, before JSON if both are."""
+    types = [part.partition(";")[0].strip().lower() for part in (accept or "").split(",")]
+    return next((kind == MEDIA_TYPE for kind in types if kind in {MEDIA_TYPE, "application/json"}), False)
+
+
+def _asked(body: RunRequest) -> Asked:
+    return Asked(
+        feature=body.feature,
+        model=body.model,
+        input=body.input,
+        metadata=body.metadata,
+        subject_type=body.subject.type if body.subject else None,
+        subject_id=body.subject.id if body.subject else None,
+    )
+
+
+def _shown(run: Run) -> dict[str, Any]:
+    return RunObject.of(run).model_dump(mode="json")

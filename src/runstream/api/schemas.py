@@ -1,0 +1,195 @@
+"""What goes over the wire."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from runstream.domain.run import Run, Status
+from runstream.features.chat import ChatInput
+from runstream.runs.finish import usage_data
+
+
+def _keepable(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("Text must not contain NUL characters")
+    return text
+
+
+Name = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_keepable)]
+
+
+class Subject(BaseModel):
+    """What of the application's the run is about."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Annotated[str, Field(min_length=1, max_length=128)]
+    id: Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class RunRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    feature: Annotated[str, Field(max_length=64, examples=["chat"])]
+    model: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    input: Annotated[dict[str, Any], Field(description="As the feature asks for it.")]
+    subject: Subject | None = None
+    metadata: Annotated[
+        dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=512)]],
+        Field(max_length=32, description="Kept with the run and given back."),
+    ] = {}
+
+
+class ChatRequest(RunRequest):
+    """For the documentation: what the shipped feature takes."""
+
+    feature: Literal["chat"]
+    input: ChatInput  # type: ignore[assignment]
+
+
+class UsageObject(BaseModel):
+    """Tokens as the provider counted them; `cached_tokens` are part of `input_tokens`."""
+
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+
+
+class Failure(BaseModel):
+    code: str
+    message: str
+
+
+class Output(BaseModel):
+    text: str
+
+
+class RunObject(BaseModel):
+    """A run. `output` is there once it has ended; where it did not complete, it holds what had come till then."""
+
+    id: str
+    object: Literal["run"] = "run"
+    status: Status
+    feature: str
+    prompt_version: str
+    model: str
+    provider: str | None
+    provider_model: str | None
+    user: str
+    subject: Subject | None
+    metadata: dict[str, str]
+    attempt: int
+    max_attempts: int
+    output: Output | None = None
+    finish_reason: str | None
+    error: Failure | None
+    usage: UsageObject | None
+    cost: str | None
+    cached: bool
+    created_at: datetime
+    started_at: datetime | None
+    first_token_at: datetime | None
+    cancel_requested_at: datetime | None
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, run: Run) -> "RunObject":
+        usage = usage_data(run.usage)
+        return cls(
+            id=run.id,
+            status=run.status,
+            feature=run.feature,
+            prompt_version=run.prompt_version,
+            model=run.model,
+            provider=run.provider,
+            provider_model=run.provider_model,
+            user=run.user,
+            subject=Subject(type=run.subject_type, id=run.subject_id) if run.subject_type and run.subject_id else None,
+            metadata=dict(run.metadata),
+            attempt=run.attempt,
+            max_attempts=run.max_attempts,
+            output=Output(text=run.output) if run.output is not None else None,
+            finish_reason=run.finish_reason,
+            error=Failure(**run.error) if run.error else None,
+            usage=UsageObject(**usage) if usage else None,
+            cost=str(run.cost) if run.cost is not None else None,
+            cached=run.cached,
+            created_at=run.created_at,
+            started_at=run.started_at,
+            first_token_at=run.first_token_at,
+            cancel_requested_at=run.cancel_requested_at,
+            finished_at=run.finished_at,
+        )
+
+
+class RunPage(BaseModel):
+    """Newest first, without outputs. `next` is the `cursor` of the page after, null at the end."""
+
+    data: list[RunObject]
+    next: str | None
+
+
+class ErrorDetail(BaseModel):
+    code: str
+    message: str
+    param: str | None
+    request_id: str | None
+
+
+class ErrorBody(BaseModel):
+    error: ErrorDetail
+
+
+class Started(BaseModel):
+    """`run.started`: the first attempt begins."""
+
+    run_id: str
+    attempt: int
+    model: str
+
+
+class Delta(BaseModel):
+    """`run.delta`: text that came; tokens that came together travel together."""
+
+    text: str
+
+
+class Restarted(BaseModel):
+    """`run.restarted`: forget all so far, the next attempt begins."""
+
+    attempt: int
+    reason: str
+
+
+class Completed(BaseModel):
+    """`run.completed`: terminal."""
+
+    status: Literal["completed"]
+    finish_reason: str
+    usage: UsageObject | None
+    cost: str | None
+
+
+class Failed(BaseModel):
+    """`run.failed`: terminal. `partial` says whether the text so far was kept."""
+
+    error: Failure
+    partial: bool
+
+
+class Cancelled(BaseModel):
+    """`run.cancelled`: terminal. `partial` says whether the text so far was kept."""
+
+    partial: bool
+
+
+EVENTS: dict[str, type[BaseModel]] = {
+    "run.started": Started,
+    "run.delta": Delta,
+    "run.restarted": Restarted,
+    "run.completed": Completed,
+    "run.failed": Failed,
+    "run.cancelled": Cancelled,
+}
+"""The data of each event, by its name."""

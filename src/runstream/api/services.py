@@ -1,0 +1,54 @@
+"""What the routes are given: the services, and who asks."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from runstream.api.auth import KeyCheck, Principal
+from runstream.domain.errors import Unauthenticated
+from runstream.queue.enqueue import JobQueue
+from runstream.runs.cancel import Cancel
+from runstream.runs.submit import Submit
+from runstream.runs.watch import Watch
+from runstream.storage.runs import RunStore
+from runstream.stream.hub import Hub
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    engine: AsyncEngine
+    redis: Redis
+    store: RunStore
+    keys: KeyCheck
+    jobs: JobQueue
+    queue: str
+    hub: Hub
+    submit: Submit
+    cancel: Cancel
+    watch: Watch
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+Given = Annotated[Services, Depends(_services)]
+
+_bearer = HTTPBearer(auto_error=False, description="An API key, 'rs_...'.")
+
+
+async def _authenticate(
+    services: Given, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+) -> Principal:
+    principal = await services.keys.principal(credentials.credentials) if credentials else None
+    if principal is None:
+        raise Unauthenticated
+    return principal
+
+
+Asking = Annotated[Principal, Depends(_authenticate)]

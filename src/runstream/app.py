@@ -1,0 +1,138 @@
+"""The API process."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from runstream import __version__
+from runstream.api import errors, events, operations, runs
+from runstream.api.auth import KeyCheck
+from runstream.api.context import CheckedBody, RequestContext
+from runstream.api.documents import describe
+from runstream.api.services import Services
+from runstream.connections import redis_client
+from runstream.console.routes import console_router
+from runstream.features.registry import FEATURES
+from runstream.gateway.routes import Routes
+from runstream.logs import configure
+from runstream.queue.enqueue import JobQueue
+from runstream.runs.cancel import Cancel
+from runstream.runs.submit import Submit
+from runstream.runs.watch import Watch
+from runstream.settings import Settings
+from runstream.storage.database import connect
+from runstream.storage.keys import KeyStore
+from runstream.storage.runs import RunStore
+from runstream.stream.hub import Hub
+from runstream.stream.log import TokenLog
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Opens nothing until it is served. Raises ConfigurationError."""
+    routes = Routes(settings.models, settings.providers)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        services = _services(settings, routes)
+        app.state.services = services
+        relay = asyncio.create_task(services.hub.run())
+        try:
+            yield
+        finally:
+            relay.cancel()
+            with suppress(asyncio.CancelledError):
+                await relay
+            await services.redis.aclose()
+            await services.engine.dispose()
+
+    app = FastAPI(
+        title="Runstream",
+        version=__version__,
+        summary="Runs LLM generations for an application and never loses one.",
+        lifespan=lifespan,
+    )
+    app.include_router(runs.router)
+    app.include_router(operations.router)
+    if settings.console:
+        key = settings.console_key.get_secret_value() if settings.console_key else None
+        app.include_router(console_router(key, routes.names(), settings.default_model))
+    errors.install(app)
+    describe(app)
+    app.add_middleware(CheckedBody, limit=settings.max_body)
+    app.add_middleware(RequestContext)
+    return app
+
+
+def _services(settings: Settings, routes: Routes) -> Services:
+    engine = connect(
+        settings.database_url.get_secret_value(),
+        pool_size=settings.database_pool,
+        timeout=settings.database_timeout,
+    )
+    redis = redis_client(settings)
+    store = RunStore(engine)
+    jobs = JobQueue(redis)
+    token_log = TokenLog(redis, ttl=settings.stream_ttl, ended_ttl=settings.stream_ended_ttl)
+    hub = Hub(
+        redis_client(settings, waiting=True),
+        events.frame,
+        buffer=settings.stream_buffer,
+        heartbeat=settings.heartbeat,
+        max_age=settings.stream_max_age,
+    )
+    watch = Watch(store, hub, token_log)
+    submit = Submit(
+        store=store,
+        jobs=jobs,
+        features=FEATURES,
+        routes=routes,
+        default_model=settings.default_model,
+        queue=settings.queue,
+        max_attempts=settings.max_attempts,
+    )
+    return Services(
+        engine=engine,
+        redis=redis,
+        store=store,
+        keys=KeyCheck(KeyStore(engine)),
+        jobs=jobs,
+        queue=settings.queue,
+        hub=hub,
+        submit=submit,
+        cancel=Cancel(store=store, token_log=token_log, redis=redis, watch=watch),
+        watch=watch,
+    )
+
+
+class _Server(uvicorn.Server):
+    """Tells open streams to go on elsewhere as soon as it is told to stop, not once they have ended."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        app: FastAPI = self.config.app  # type: ignore[assignment]
+        app.state.services.hub.close()
+
+
+def serve(settings: Settings, host: str, port: int) -> bool:
+    """Serve until SIGTERM or Ctrl-C; False where it could not start."""
+    configure(level=settings.log_level, form=settings.log_format)
+    config = uvicorn.Config(
+        create_app(settings),
+        host=host,
+        port=port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        backlog=4096,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.shutdown_grace),
+    )
+    server = _Server(config)
+    server.run()
+    return server.started

@@ -1,0 +1,48 @@
+"""The clients that both composition roots open."""
+
+from collections.abc import Mapping
+
+from redis.asyncio import Redis
+from redis.asyncio.connection import ConnectionPool
+
+from runstream.domain.errors import ConfigurationError
+from runstream.providers.base import ProviderConfig, Timeouts
+from runstream.settings import Settings
+
+
+def redis_client(settings: Settings, *, waiting: bool = False) -> Redis:
+    """Every call is bounded by `redis_timeout`; with `waiting`, only connecting is: for who waits for messages.
+
+    Raises ConfigurationError.
+    """
+    try:
+        pool = ConnectionPool.from_url(
+            settings.redis_url.get_secret_value(),
+            socket_connect_timeout=settings.redis_timeout,
+            socket_timeout=None if waiting else settings.redis_timeout,
+            socket_keepalive=True,
+        )
+    except ValueError:
+        raise ConfigurationError("RUNSTREAM_REDIS_URL is not a URL such as redis://host:6379/0.") from None
+    return Redis(connection_pool=pool)
+
+
+def provider_configs(settings: Settings) -> Mapping[str, ProviderConfig]:
+    return {
+        name: ProviderConfig(
+            name=name,
+            kind=provider.kind,
+            base_url=provider.base_url,
+            api_keys=tuple(key.get_secret_value() for key in provider.api_keys),
+        )
+        for name, provider in settings.providers.items()
+    }
+
+
+def timeouts(settings: Settings) -> Timeouts:
+    return Timeouts(
+        connect=settings.connect_timeout,
+        first_token=settings.first_token_timeout,
+        idle=settings.idle_timeout,
+        total=settings.run_timeout,
+    )

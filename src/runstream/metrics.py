@@ -1,0 +1,22 @@
+"""What Prometheus is told. The API and the worker each show what they count themselves."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
+
+RUNS = Gauge("runstream_runs", "Runs under way, as Postgres has them.", ["status"])
+QUEUE_DEPTH = Gauge("runstream_queue_depth", "Jobs in Redis, waiting or being run.", ["queue"])
+ACCEPTED = Counter("runstream_runs_accepted_total", "Runs answered with 202 for the first time.", ["feature"])
+ENDED = Counter("runstream_runs_ended_total", "Runs that reached their end.", ["status"])
+QUEUE_WAIT = Histogram("runstream_queue_wait_seconds", "From available to claimed.", buckets=_SECONDS)
+FIRST_TOKEN = Histogram("runstream_first_token_seconds", "From claimed to the model's first token.", buckets=_SECONDS)
+RUNNING = Gauge("runstream_running", "Generations that this worker writes.")
+READERS = Gauge("runstream_readers", "Open event streams.")
+APPENDED_EVENTS = Counter("runstream_events_appended_total", "Entries added to token logs.")
+RELAYED_EVENTS = Counter("runstream_events_relayed_total", "Events sent to readers.")
+DROPPED_BUFFERS = Counter("runstream_buffers_dropped_total", "Reader buffers that overflowed: read on from history.")
+PUT_BACK = Counter("runstream_transcripts_put_back_total", "Transcripts put back after Redis lost them.")
+FENCED = Counter("runstream_attempts_fenced_total", "Attempts stopped because a newer one writes the run.")
+LAPSED = Counter("runstream_leases_lapsed_total", "Runs taken from a worker whose lease ran out.")
+STRANDED = Counter("runstream_runs_enqueued_again_total", "Queued runs that the sweep enqueued again.")
+RETRIED = Counter("runstream_attempts_retried_total", "Attempts given up for another one.", ["reason"])

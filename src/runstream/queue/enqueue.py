@@ -1,0 +1,54 @@
+"""Put a run's next attempt into the queue."""
+
+import time
+from importlib.resources import files
+from typing import Any
+
+import orjson
+from arq.constants import job_key_prefix
+from arq.jobs import serialize_job
+from redis.asyncio import Redis
+
+from runstream.queue.names import JOB, doorbell_key, queue_key
+
+_BELLS = 32
+"""More rings than this are not kept: one wakes a worker, which then takes all that it has room for."""
+_KEEP = 24 * 3600
+"""Seconds until Redis forgets a job that nobody took; the sweep enqueues it again."""
+
+
+def dumps(job: dict[str, Any]) -> bytes:
+    return orjson.dumps(job)
+
+
+def loads(job: bytes) -> dict[str, Any]:
+    loaded: dict[str, Any] = orjson.loads(job)
+    return loaded
+
+
+class JobQueue:
+    """arq's queue, in arq's format, filled in one call.
+
+    A job's id names the run and the attempt that it is for, so enqueueing it again changes nothing.
+    """
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._script = redis.register_script(files(__package__).joinpath("enqueue.lua").read_text())
+
+    async def enqueue(self, run_id: str, attempt: int, queue: str, *, delay: float = 0) -> bool:
+        """Make `attempt` due in `delay` seconds and wake a worker; False where it was in the queue already.
+
+        Raises redis' errors: the run is not lost then, the sweep finds it.
+        """
+        now = int(time.time() * 1000)
+        job_id = f"{run_id}:{attempt}"
+        keys = [job_key_prefix + job_id, queue_key(queue), doorbell_key(queue)]
+        job = serialize_job(JOB, (run_id,), {}, None, now, serializer=dumps)
+        score = now + int(delay * 1000)
+        ttl = int((delay + _KEEP) * 1000)
+        return bool(await self._script(keys, [job_id, job, ttl, score, _BELLS]))
+
+    async def depth(self, queue: str) -> int:
+        """Jobs that wait or are being run."""
+        return int(await self._redis.zcard(queue_key(queue)))

@@ -1,0 +1,58 @@
+"""One lease a process, for all the runs that it writes."""
+
+import asyncio
+from typing import Protocol
+
+import structlog
+
+from runstream.domain.errors import Unavailable
+from runstream.storage.leases import Held, LeaseStore
+
+log = structlog.get_logger(__name__)
+
+
+class Holder(Protocol):
+    """What writes runs under the lease."""
+
+    def written(self) -> list[tuple[str, int]]:
+        """Run and attempt of each generation that goes on now."""
+        ...
+
+    def reconcile(self, written: list[tuple[str, int]], held: list[Held]) -> None:
+        """Stop each of `written` that is no longer held, and each that was asked to be cancelled."""
+        ...
+
+
+class Lease:
+    """Renewed every `interval` seconds for `duration` seconds, by the database's clock.
+
+    A renewal answers what this worker still holds, so one that was stopped and woke up again learns at once what
+    was taken from it. While Postgres does not answer the runs go on: nobody else can take them either.
+    """
+
+    def __init__(self, store: LeaseStore, worker: str, host: str, *, duration: float, interval: float) -> None:
+        self._store = store
+        self._worker = worker
+        self._host = host
+        self._duration = duration
+        self._interval = interval
+
+    async def take(self) -> None:
+        """Hold the lease before the first run is claimed. Raises Unavailable."""
+        await self._store.renew(self._worker, self._host, self._duration)
+
+    async def keep(self, holder: Holder) -> None:
+        """Renew until cancelled."""
+        while True:
+            await asyncio.sleep(self._interval)
+            written = holder.written()
+            try:
+                held = await self._store.renew(self._worker, self._host, self._duration)
+            except Unavailable as error:
+                log.warning("lease_not_renewed", error=error.message)
+            else:
+                holder.reconcile(written, held)
+
+    async def release(self) -> None:
+        """Let others take up at once what is still held."""
+        await self._store.release(self._worker)

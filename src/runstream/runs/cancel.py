@@ -1,0 +1,54 @@
+"""Stop a run, wherever it is."""
+
+import structlog
+from redis.asyncio import Redis
+
+from runstream.domain.errors import NotFound
+from runstream.domain.run import Run, Status
+from runstream.queue.control import announce_cancel
+from runstream.runs.finish import end_unwritten
+from runstream.runs.watch import Watch
+from runstream.storage.runs import RunStore
+from runstream.stream.log import TokenLog
+
+_PATIENCE = 1.0
+"""Seconds to wait for a worker to stop before the run is answered as it stands."""
+
+log = structlog.get_logger(__name__)
+
+
+class Cancel:
+    def __init__(self, *, store: RunStore, token_log: TokenLog, redis: Redis, watch: Watch) -> None:
+        self._store = store
+        self._log = token_log
+        self._redis = redis
+        self._watch = watch
+
+    async def __call__(self, tenant: str, run_id: str) -> Run:
+        """End a queued run, or have a running one stopped; answers the run, ended if that took no longer than a second.
+
+        Calling it again changes nothing. Against an end that comes at the same time, exactly one of the two wins.
+        Raises NotFound, Unavailable.
+        """
+        while True:
+            run = await self._store.get(tenant, run_id)
+            if run is None:
+                raise NotFound("There is no such run.")
+            if run.status.ended:
+                return run
+            if run.status is Status.QUEUED:
+                await self._end(run)
+            elif worker := await self._store.request_cancel(tenant, run_id):
+                await announce_cancel(self._redis, worker, run_id)
+                return await self._watch.until_ended(tenant, run_id, _PATIENCE)
+
+    async def _end(self, run: Run) -> None:
+        await end_unwritten(
+            self._store,
+            self._log,
+            run.id,
+            was=Status.QUEUED,
+            attempt=run.attempt,
+            status=Status.CANCELLED,
+            data={"partial": False},
+        )

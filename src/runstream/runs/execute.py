@@ -1,0 +1,219 @@
+"""Run one attempt: claim, stream, settle."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import structlog
+from redis.exceptions import RedisError
+from structlog.contextvars import bound_contextvars
+
+from runstream.domain import events
+from runstream.domain.errors import ProviderError, ProviderProtocolError, RunstreamError, Unavailable
+from runstream.domain.run import Claim, Ending, Status
+from runstream.features.base import Feature
+from runstream.gateway.generate import Gateway
+from runstream.gateway.routes import Target
+from runstream.metrics import FENCED, FIRST_TOKEN, QUEUE_WAIT, RETRIED, RUNNING
+from runstream.providers.base import Finished, Opened, Piece, TextDelta
+from runstream.queue.enqueue import JobQueue
+from runstream.runs.attempt import Attempt, Stop
+from runstream.runs.finish import completed, settle, terminal_event
+from runstream.storage.leases import Held
+from runstream.storage.runs import RunStore
+from runstream.stream.writer import WriteLoop
+
+_ANNOUNCE = 5.0
+"""Seconds to wait for the terminal event to be in the log. Readers find the end in Postgres if it is not."""
+
+log = structlog.get_logger(__name__)
+
+
+class Execute:
+    """Executes runs for one worker process, and is what holds its lease."""
+
+    def __init__(
+        self,
+        *,
+        worker: str,
+        store: RunStore,
+        jobs: JobQueue,
+        write_loop: WriteLoop,
+        gateway: Gateway,
+        features: Mapping[str, Feature],
+        retry_delays: Sequence[float],
+        max_output_chars: int,
+    ) -> None:
+        self._worker = worker
+        self._store = store
+        self._jobs = jobs
+        self._write_loop = write_loop
+        self._gateway = gateway
+        self._features = features
+        self._retry_delays = retry_delays
+        self._max_output_chars = max_output_chars
+        self._attempts: dict[str, Attempt] = {}
+
+    async def __call__(self, run_id: str) -> None:
+        """Run the next attempt of a queued run; nothing where somebody else was first or the run has ended."""
+        claim = await self._store.claim(run_id, self._worker)
+        if claim is None:
+            return
+        QUEUE_WAIT.observe(claim.waited)
+        attempt = Attempt(claim, lambda fenced: self._write_loop.open(run_id, claim.attempt, fenced))
+        self._attempts[run_id] = attempt
+        RUNNING.inc()
+        with bound_contextvars(run_id=run_id, tenant=claim.tenant, attempt=claim.attempt):
+            try:
+                await self._settle(attempt, await self._stream(attempt))
+            finally:
+                RUNNING.dec()
+                del self._attempts[run_id]
+                self._write_loop.drop(attempt.writer)
+
+    def written(self) -> list[tuple[str, int]]:
+        return [(run_id, attempt.claim.attempt) for run_id, attempt in self._attempts.items()]
+
+    def reconcile(self, written: list[tuple[str, int]], held: list[Held]) -> None:
+        still_held = {(run_id, number): cancel for run_id, number, cancel in held}
+        for run_id, number in written:
+            attempt = self._attempts.get(run_id)
+            if attempt is None or attempt.claim.attempt != number:
+                continue
+            if (run_id, number) not in still_held:
+                attempt.stop(Stop.FENCED)
+            elif still_held[run_id, number]:
+                attempt.stop(Stop.CANCELLED)
+
+    def cancel(self, run_id: str) -> None:
+        if attempt := self._attempts.get(run_id):
+            attempt.stop(Stop.CANCELLED)
+
+    def hand_back(self) -> None:
+        """Stop every generation, so that another worker can go on with it at once."""
+        for attempt in self._attempts.values():
+            attempt.stop(Stop.HANDED_BACK)
+
+    async def _stream(self, attempt: Attempt) -> BaseException | None:
+        claim = attempt.claim
+        if claim.attempt == 1:
+            attempt.writer.append(events.STARTED, {"run_id": claim.run_id, "attempt": 1, "model": claim.model})
+        else:
+            reason = claim.restart_reason or "unknown"
+            attempt.writer.append(events.RESTARTED, {"attempt": claim.attempt, "reason": reason})
+        return await attempt.run(asyncio.create_task(self._generate(attempt)))
+
+    async def _generate(self, attempt: Attempt) -> None:
+        claim = attempt.claim
+        began = time.monotonic()
+        prompt = self._features[claim.feature].prompt(claim.input)
+        async with aclosing(self._gateway.generate(claim.model, prompt)) as pieces:
+            async for piece in pieces:
+                if attempt.first_token_at is None and isinstance(piece, TextDelta):
+                    attempt.first_token()
+                    FIRST_TOKEN.observe(time.monotonic() - began)
+                if self._take(attempt, piece):
+                    return
+        if attempt.finish_reason is None:
+            raise ProviderProtocolError("The provider's answer ended without a finish reason.")
+
+    def _take(self, attempt: Attempt, piece: Target | Piece) -> bool:
+        """Take in what the model said; whether the rest is not wanted."""
+        match piece:
+            case TextDelta(text):
+                room = self._max_output_chars + 1 - attempt.writer.transcript.end  # one event came before the text
+                attempt.writer.append(events.DELTA, {"text": text[:room]})
+                if len(text) > room:
+                    attempt.finish_reason = "max_output_chars"
+                    return True
+            case Opened(request_id):
+                attempt.request_id = request_id
+            case Target():
+                attempt.target = piece
+            case Finished(reason, usage):
+                attempt.finish_reason, attempt.usage = reason, usage
+        return False
+
+    async def _settle(self, attempt: Attempt, raised: BaseException | None) -> None:
+        if attempt.stopped is Stop.FENCED:
+            self._fenced()
+        elif attempt.stopped is Stop.HANDED_BACK:
+            await self._retry(attempt, reason="worker_stopped", delay=0)
+        elif attempt.stopped is Stop.CANCELLED:
+            await self._end(attempt, Status.CANCELLED)
+        elif raised is None:
+            await self._end(attempt, Status.COMPLETED)
+        elif self._may_retry(attempt.claim, raised):
+            delay = self._retry_delays[min(attempt.claim.attempt, len(self._retry_delays)) - 1]
+            await self._retry(attempt, reason=_error(raised)["code"], delay=_patience(raised, delay))
+        else:
+            await self._end(attempt, Status.FAILED, _error(raised))
+
+    def _may_retry(self, claim: Claim, raised: BaseException) -> bool:
+        return isinstance(raised, RunstreamError) and raised.retryable and claim.attempt < claim.max_attempts
+
+    async def _retry(self, attempt: Attempt, *, reason: str, delay: float) -> None:
+        claim = attempt.claim
+        log.info("attempt_given_up", reason=reason, retry_in=delay)
+        await attempt.writer.flush(_ANNOUNCE)
+        try:
+            requeued = await self._store.requeue(claim.run_id, claim.attempt, reason=reason, delay=delay)
+        except Unavailable as error:
+            log.warning("attempt_not_handed_back", error=error.message)  # the sweep does it when the lease has lapsed
+            return
+        if not requeued:
+            await self._end(attempt, Status.CANCELLED)
+            return
+        RETRIED.labels(reason).inc()
+        try:
+            await self._jobs.enqueue(claim.run_id, claim.attempt, claim.queue, delay=delay)
+        except (RedisError, OSError, TimeoutError) as error:
+            log.warning("job_not_enqueued", error=type(error).__name__)
+
+    async def _end(self, attempt: Attempt, status: Status, error: Mapping[str, Any] | None = None) -> None:
+        transcript = attempt.writer.transcript
+        text = transcript.text()
+        event = terminal_event(status)
+        data: dict[str, Any] = {"partial": bool(text)}
+        if status is Status.COMPLETED:
+            data = completed(attempt.usage, attempt.finish_reason or "stop")
+        elif error is not None:
+            data = {"error": error, **data}
+        ending = Ending(
+            status=status,
+            attempt=attempt.claim.attempt,
+            transcript=[*transcript.dump(), [event, data]],
+            output=text,
+            error=error,
+            finish_reason=attempt.finish_reason,
+            usage=attempt.usage,
+            provider=attempt.target.provider if attempt.target else None,
+            provider_model=attempt.target.model if attempt.target else None,
+            provider_request_id=attempt.request_id,
+            first_token_at=attempt.first_token_at,
+        )
+        if not await settle(self._store, attempt.claim.run_id, ending):
+            self._fenced()
+            return
+        log.info("run_ended", status=status, chars=len(text), error=error["code"] if error else None)
+        attempt.writer.append(event, data)
+        await attempt.writer.flush(_ANNOUNCE)
+
+    def _fenced(self) -> None:
+        FENCED.inc()
+        log.warning("attempt_fenced")
+
+
+def _error(raised: BaseException) -> dict[str, Any]:
+    """What the run keeps of a failure. The text of an error that is not ours may hold anything, so it stays out."""
+    if isinstance(raised, RunstreamError):
+        return {"code": raised.code, "message": raised.message}
+    log.error("generation_broke", exc_info=raised)
+    return {"code": "internal_error", "message": "The generation failed inside Runstream."}
+
+
+def _patience(raised: BaseException, delay: float) -> float:
+    asked = raised.retry_after if isinstance(raised, ProviderError) else None
+    return max(delay, asked or 0)

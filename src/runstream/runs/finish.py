@@ -1,0 +1,105 @@
+"""End a run: the row first, the announcement second."""
+
+import asyncio
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from redis.exceptions import RedisError
+
+from runstream.domain import events
+from runstream.domain.errors import Unavailable
+from runstream.domain.run import Ending, Status
+from runstream.domain.transcript import Transcript
+from runstream.domain.usage import Usage
+from runstream.metrics import ENDED
+from runstream.storage.runs import RunStore
+from runstream.stream.log import Append, TokenLog
+
+_PAUSE = (0.1, 5.0)
+"""Seconds between tries to write an end that Postgres does not take: the first, and the longest."""
+
+_EVENTS = {
+    Status.COMPLETED: events.COMPLETED,
+    Status.FAILED: events.FAILED,
+    Status.CANCELLED: events.CANCELLED,
+}
+
+log = structlog.get_logger(__name__)
+
+
+def completed(usage: Usage | None, finish_reason: str) -> dict[str, Any]:
+    """The data of `run.completed`."""
+    return {
+        "status": Status.COMPLETED,
+        "finish_reason": finish_reason,
+        "usage": usage_data(usage),
+        "cost": None,
+    }
+
+
+def usage_data(usage: Usage | None) -> dict[str, int] | None:
+    if usage is None:
+        return None
+    return {
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cached_tokens": usage.cached_tokens,
+    }
+
+
+def terminal_event(status: Status) -> str:
+    return _EVENTS[status]
+
+
+async def settle(store: RunStore, run_id: str, ending: Ending) -> bool:
+    """Write the end of an attempt by its own worker; False where a newer attempt has taken the run over.
+
+    While Postgres does not answer, the result is held and tried again: only the guard decides. An answer lost on
+    its way is recognised by what the row says.
+    """
+    pause = _PAUSE[0]
+    asked_before = False
+    while True:
+        try:
+            if await store.end(run_id, ending, was=Status.RUNNING, attempt=ending.attempt):
+                break
+            if not asked_before or not await store.ended_so(run_id, ending):
+                return False
+            break
+        except Unavailable as error:
+            asked_before = True
+            log.warning("end_not_written", run_id=run_id, error=error.message)
+            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
+            pause = min(pause * 2, _PAUSE[1])
+    ENDED.labels(ending.status).inc()
+    return True
+
+
+async def end_unwritten(
+    store: RunStore,
+    token_log: TokenLog,
+    run_id: str,
+    *,
+    was: Status,
+    attempt: int,
+    status: Status,
+    data: Mapping[str, Any],
+) -> bool:
+    """End a run that no worker writes; False where its status or attempt has changed.
+
+    The end takes the next attempt's number, so that whoever still writes the last one is fenced, and every reader
+    sees the end as something new, wherever it was.
+    """
+    transcript = Transcript(attempt + 1)
+    transcript.append(terminal_event(status), data)
+    ending = Ending(status, transcript.attempt, transcript.dump(), error=data.get("error"))
+    if not await store.end(run_id, ending, was=was, attempt=attempt):
+        return False
+    ENDED.labels(status).inc()
+    try:
+        await token_log.append([Append(run_id, transcript.attempt, 0, transcript.since(0))])
+    except (RedisError, OSError, TimeoutError) as error:
+        log.warning("end_not_announced", run_id=run_id, error=type(error).__name__)
+    return True

@@ -1,0 +1,119 @@
+"""The writing side of the token log: one loop a process sends what all its runs have to say."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+from redis.exceptions import RedisError
+
+from runstream.domain.transcript import Transcript
+from runstream.metrics import APPENDED_EVENTS, PUT_BACK
+from runstream.stream.log import Append, Appended, Outcome, TokenLog
+
+_BATCH = 128
+"""Runs that share one call: enough to save round trips, few enough not to hold Redis up."""
+_PAUSE = (0.05, 2.0)
+"""Seconds between tries while Redis does not answer: the first, and the longest."""
+
+log = structlog.get_logger(__name__)
+
+
+class Writer:
+    """Writes one attempt's events. Appending never waits: what is not yet sent stays in the transcript."""
+
+    def __init__(self, run_id: str, attempt: int, loop: "WriteLoop", on_fenced: Callable[[], None]) -> None:
+        self.run_id = run_id
+        self.transcript = Transcript(attempt)
+        self.sent = 0
+        self._loop = loop
+        self._on_fenced = on_fenced
+        self._flushed: asyncio.Event | None = None
+
+    def append(self, type_: str, data: Mapping[str, Any]) -> None:
+        """Add an event to the transcript, to be sent as soon as the call before has returned."""
+        self.transcript.append(type_, data)
+        self._loop.wake(self)
+
+    async def flush(self, seconds: float) -> bool:
+        """Wait until all is in the log; False where that took longer than that many seconds."""
+        if self.sent >= self.transcript.end:
+            return True
+        self._flushed = asyncio.Event()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._flushed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def pending(self) -> Append:
+        return Append(self.run_id, self.transcript.attempt, self.sent, self.transcript.since(self.sent))
+
+    def settle(self, append: Append, answer: Appended) -> bool:
+        """Take the log's answer in; whether there is more to send."""
+        if answer.outcome is Outcome.FENCED:
+            self._on_fenced()
+            return False
+        if answer.outcome is Outcome.APPENDED:
+            APPENDED_EVENTS.inc(len(append.events))
+        if answer.outcome is Outcome.LOST:
+            PUT_BACK.inc()
+        self.sent = 0 if answer.outcome is Outcome.LOST else answer.end
+        more = self.sent < self.transcript.end
+        if not more and self._flushed is not None:
+            self._flushed.set()
+        return more
+
+
+class WriteLoop:
+    """Sends as soon as the call before has returned, with all that came meanwhile.
+
+    Alone, a token goes out at once; under load, tokens share an entry and runs share a call. Nothing waits on a
+    timer.
+    """
+
+    def __init__(self, token_log: TokenLog, *, timeout: float) -> None:
+        self._log = token_log
+        self._timeout = timeout
+        self._waiting: dict[Writer, None] = {}
+        self._wake = asyncio.Event()
+
+    def open(self, run_id: str, attempt: int, on_fenced: Callable[[], None]) -> Writer:
+        """`on_fenced` is called when the log says that a newer attempt writes this run."""
+        return Writer(run_id, attempt, self, on_fenced)
+
+    def wake(self, writer: Writer) -> None:
+        self._waiting[writer] = None
+        self._wake.set()
+
+    def drop(self, writer: Writer) -> None:
+        """Forget what this writer has not sent."""
+        self._waiting.pop(writer, None)
+
+    async def run(self) -> None:
+        """Send until cancelled. While Redis does not answer, nothing is dropped, and it is tried again."""
+        pause = _PAUSE[0]
+        while True:
+            await self._wake.wait()
+            try:
+                await self._send()
+            except (RedisError, OSError, TimeoutError) as error:
+                log.warning("append_failed", error=type(error).__name__, runs=len(self._waiting))
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _PAUSE[1])
+            else:
+                pause = _PAUSE[0]
+
+    async def _send(self) -> None:
+        writers = list(self._waiting)[:_BATCH]
+        batch = [writer.pending() for writer in writers]
+        async with asyncio.timeout(self._timeout):
+            answers = await self._log.append(batch)
+        for writer, append, answer in zip(writers, batch, answers, strict=True):
+            if writer in self._waiting:
+                del self._waiting[writer]
+                if writer.settle(append, answer):
+                    self._waiting[writer] = None
+        if not self._waiting:
+            self._wake.clear()

@@ -1,0 +1,177 @@
+"""The worker process."""
+
+import asyncio
+import os
+import signal
+import socket
+
+import structlog
+import uvloop
+from arq.connections import ArqRedis
+from prometheus_client import start_http_server
+from redis.exceptions import RedisError
+
+from runstream.connections import provider_configs, redis_client, timeouts
+from runstream.domain.errors import Unavailable
+from runstream.domain.ids import new_id
+from runstream.features.registry import FEATURES
+from runstream.gateway.generate import Gateway
+from runstream.gateway.routes import Routes
+from runstream.logs import configure
+from runstream.providers.registry import build
+from runstream.queue.control import listen_for_cancels
+from runstream.queue.doorbell import WokenWorker
+from runstream.queue.enqueue import JobQueue
+from runstream.queue.lease import Lease
+from runstream.runs.execute import Execute
+from runstream.runs.recover import Sweep
+from runstream.settings import Settings
+from runstream.storage.database import connect
+from runstream.storage.leases import LeaseStore
+from runstream.storage.runs import RunStore
+from runstream.stream.log import TokenLog
+from runstream.stream.writer import WriteLoop
+
+_PAUSE = 1.0
+_LAST_STEPS = 10.0
+"""Seconds for stopped generations to be handed back or ended."""
+
+log = structlog.get_logger(__name__)
+
+
+def work(settings: Settings) -> None:
+    """Work until SIGTERM or Ctrl-C; a second one cuts the grace time short. Raises ConfigurationError."""
+    configure(level=settings.log_level, form=settings.log_format)
+    uvloop.run(_Process(settings).run())
+
+
+class _Process:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._id = new_id("wrk")
+        self._engine = connect(
+            settings.database_url.get_secret_value(),
+            pool_size=settings.database_pool,
+            timeout=settings.database_timeout,
+        )
+        self._redis = redis_client(settings)
+        self._waiting = redis_client(settings, waiting=True)
+        self._providers = {name: build(config) for name, config in provider_configs(settings).items()}
+        store = RunStore(self._engine)
+        leases = LeaseStore(self._engine)
+        jobs = JobQueue(self._redis)
+        token_log = TokenLog(self._redis, ttl=settings.stream_ttl, ended_ttl=settings.stream_ended_ttl)
+        self._write_loop = WriteLoop(token_log, timeout=settings.redis_timeout)
+        self._execute = Execute(
+            worker=self._id,
+            store=store,
+            jobs=jobs,
+            write_loop=self._write_loop,
+            gateway=Gateway(Routes(settings.models, settings.providers), self._providers, timeouts(settings)),
+            features=FEATURES,
+            retry_delays=settings.retry_delays,
+            max_output_chars=settings.max_output_chars,
+        )
+        self._lease = Lease(
+            leases, self._id, socket.gethostname(), duration=settings.lease, interval=settings.lease_interval
+        )
+        self._sweep = Sweep(
+            store=store, leases=leases, jobs=jobs, token_log=token_log, interval=settings.sweep_interval
+        )
+
+    async def run(self) -> None:
+        stopping, hurrying = self._signals()
+        if self._settings.worker_metrics_port:
+            start_http_server(self._settings.worker_metrics_port)
+        await self._take_lease(stopping)
+        worker = WokenWorker(
+            self._execute,
+            ArqRedis(self._redis.connection_pool),
+            self._waiting,
+            queue=self._settings.queue,
+            max_jobs=self._settings.worker_slots,
+            job_timeout=self._settings.run_timeout + 60,
+        )
+        background = [
+            asyncio.create_task(loop)
+            for loop in (
+                self._write_loop.run(),
+                self._lease.keep(self._execute),
+                self._sweep.run(),
+                listen_for_cancels(self._waiting, self._id, self._execute.cancel),
+                _pick(worker),
+            )
+        ]
+        log.info("worker_ready", worker=self._id, pid=os.getpid())
+        stopped = asyncio.create_task(stopping.wait())
+        done, _ = await asyncio.wait([*background, stopped], return_when=asyncio.FIRST_COMPLETED)
+        worker.stop_picking()
+        await self._finish(worker, hurrying)
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        await self._close()
+        for task in done - {stopped}:
+            await task
+
+    def _signals(self) -> tuple[asyncio.Event, asyncio.Event]:
+        stopping, hurrying = asyncio.Event(), asyncio.Event()
+
+        def stop() -> None:
+            (hurrying if stopping.is_set() else stopping).set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+        return stopping, hurrying
+
+    async def _take_lease(self, stopping: asyncio.Event) -> None:
+        while not stopping.is_set():
+            try:
+                await self._lease.take()
+                return
+            except Unavailable as error:
+                log.warning("lease_not_taken", error=error.message)
+                await asyncio.sleep(_PAUSE)
+
+    async def _finish(self, worker: WokenWorker, hurrying: asyncio.Event) -> None:
+        """Let generations end within the grace time, and hand the others back."""
+        log.info("worker_stopping", running=len(worker.tasks), grace=self._settings.worker_grace)
+        hurry = asyncio.create_task(hurrying.wait())
+        await _until_idle(worker, self._settings.worker_grace, hurry)
+        hurry.cancel()
+        self._execute.hand_back()
+        await _until_idle(worker, _LAST_STEPS, None)
+
+    async def _close(self) -> None:
+        try:
+            await self._lease.release()
+        except Unavailable as error:
+            log.warning("lease_not_released", error=error.message)
+        for provider in self._providers.values():
+            await provider.aclose()
+        await self._redis.aclose()
+        await self._waiting.aclose()
+        await self._engine.dispose()
+
+
+async def _pick(worker: WokenWorker) -> None:
+    while True:
+        try:
+            await worker.async_run()
+        except (RedisError, OSError, TimeoutError) as error:
+            log.warning("queue_unreachable", error=type(error).__name__)
+            await asyncio.sleep(_PAUSE)
+
+
+async def _until_idle(worker: WokenWorker, seconds: float, hurry: asyncio.Task[bool] | None) -> None:
+    """Until no job runs, `seconds` have passed, or it hurries."""
+    idle = asyncio.create_task(_idle(worker))
+    await asyncio.wait([idle, hurry] if hurry else [idle], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    idle.cancel()
+
+
+async def _idle(worker: WokenWorker) -> None:
+    while worker.tasks:
+        await asyncio.wait(list(worker.tasks.values()))
+        await asyncio.sleep(0)
+        worker.reap()
