@@ -1,6 +1,6 @@
 """The chat-completions protocol: OpenAI, vLLM, Ollama, llama.cpp, LiteLLM and everybody else who speaks it.
 
-A call goes its way in this file and four small ones: `upstream` (HTTP), `patience` (time), `sse` (bytes to events),
+A call goes its way in this file and five small ones: `upstream` (HTTP), `patience` (time), `sse` (bytes to events),
 `chat_chunks` (events to text), `failures` (refusals to errors).
 """
 
@@ -95,18 +95,20 @@ class OpenAIChat:
 
     async def _open(self, call: Call, connect: float) -> httpx.Response:
         """The head of an accepted answer. A refusal that teaches the server's dialect is answered in it, at once."""
+        known = dialect = self._learned.get(call.model, self._dialect)
         tried: set[_Dialect] = set()
         while True:
-            dialect = self._learned.get(call.model, self._dialect)
             tried.add(dialect)
             response = await self._request("POST", self._chat_url, connect, orjson.dumps(_body(call, dialect)))
             if response.is_success:
+                if dialect != known:
+                    self._learn(call.model, dialect)
                 return response
             body = await _error_body(response)
             better = _taught(dialect, response.status_code, body)
             if better is None or better in tried:
                 raise self._refusal(response, body, call)
-            self._learn(call.model, better)
+            dialect = better
 
     def _learn(self, model: str, dialect: _Dialect) -> None:
         if len(self._learned) >= _MAX_LEARNED:
@@ -284,7 +286,7 @@ async def _body_of(response: httpx.Response, limit: int) -> bytes:
 
 
 async def _error_body(response: httpx.Response) -> object:
-    """What a refusal says, as JSON or text: as much as came in a few seconds, and nothing where that fails."""
+    """What a refusal says, as JSON or text; nothing, where it does not come within seconds or is neither."""
     try:
         async with asyncio.timeout(_ERROR_BODY_SECONDS):
             body = await _body_of(response, _MAX_ERROR_BYTES)
@@ -292,6 +294,8 @@ async def _error_body(response: httpx.Response) -> object:
         return ""
     finally:
         await response.aclose()
+    if response.headers.get("content-type", "").startswith("text/plain"):
+        return body.decode(errors="replace")
     try:
         return _json(body)
     except ProviderProtocolError:

@@ -29,7 +29,7 @@ def serve(host: str, port: int) -> None:
 
 def _run(main: Any) -> None:
     try:
-        import uvloop  # noqa: PLC0415  not on Windows
+        import uvloop
     except ImportError:
         asyncio.run(main)
     else:
