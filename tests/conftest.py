@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -17,8 +16,24 @@ import pytest
 import redis
 
 from runstream.embedded import Postgres, Valkey
+from stack import Stack, outside_the_loop
 
 DEADLINE = 60
+LAST_LINES = 40
+
+_stacks: list[Stack] = []
+"""Those that stand now; a test that fails shows what their processes said last."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        for number, stack in enumerate(_stacks, start=1):
+            for name, output in stack.outputs().items():
+                last = "\n".join(output.splitlines()[-LAST_LINES:])
+                report.sections.append((f"stack {number}, {name}", last))
+    return report
 
 
 @contextmanager
@@ -58,7 +73,7 @@ def migrated_template(postgres_server: Postgres) -> str:
 
     name = "template_migrated"
     _execute(postgres_server, f"CREATE DATABASE {name}")
-    _outside_the_loop(lambda: upgrade(_database(postgres_server, name)))
+    outside_the_loop(lambda: upgrade(_database(postgres_server, name)))
     return name
 
 
@@ -93,6 +108,44 @@ def redis_url(valkey_server: Valkey) -> str:
     return valkey_server.url
 
 
+@pytest.fixture(scope="session")
+def stack(postgres_server: Postgres, migrated_template: str) -> Iterator[Stack]:
+    """One API process and one worker, shared by the tests: not to be stopped, and other tests' runs are in it."""
+    with _fresh_database(postgres_server, migrated_template) as url, _standing(url, {}) as stack:
+        stack.start(apis=1, workers=1)
+        yield stack
+
+
+@pytest.fixture
+def make_stack(postgres_server: Postgres, migrated_template: str) -> Iterator[Callable[..., Stack]]:
+    """Makes stacks of the test's own, of which anything may be killed and emptied but the session's Postgres.
+
+    `make_stack(apis=1, workers=1, database_url=None, **environment)`: without a URL it has a fresh, migrated
+    database; variables are named without their `RUNSTREAM_`, in lower case.
+    """
+    with ExitStack() as stacks:
+
+        def make(*, apis: int = 1, workers: int = 1, database_url: str | None = None, **environment: str) -> Stack:
+            url = database_url or stacks.enter_context(_fresh_database(postgres_server, migrated_template))
+            stack = stacks.enter_context(_standing(url, environment))
+            stack.start(apis=apis, workers=workers)
+            return stack
+
+        yield make
+
+
+@contextmanager
+def _standing(database_url: str, environment: dict[str, str]) -> Iterator[Stack]:
+    with reachable_directory() as directory:
+        stack = Stack(directory, database_url=database_url, environment=environment)
+        _stacks.append(stack)
+        try:
+            yield stack
+        finally:
+            _stacks.remove(stack)
+            stack.end()
+
+
 @contextmanager
 def _fresh_database(server: Postgres, template: str) -> Iterator[str]:
     name = f"test_{uuid4().hex}"
@@ -115,10 +168,4 @@ def _execute(server: Postgres, statement: str) -> None:
         finally:
             await connection.close()
 
-    _outside_the_loop(lambda: asyncio.run(run()))
-
-
-def _outside_the_loop(call: Callable[[], None]) -> None:
-    """Call in a thread: an event loop that is run here would take the place of the one that the tests share."""
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(call).result()
+    outside_the_loop(lambda: asyncio.run(run()))
