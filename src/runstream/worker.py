@@ -92,7 +92,7 @@ class _Process:
             max_jobs=self._settings.worker_slots,
             job_timeout=self._settings.run_timeout + 60,
         )
-        background = [
+        background: list[asyncio.Task[None]] = [
             asyncio.create_task(loop)
             for loop in (
                 self._write_loop.run(),
@@ -104,14 +104,16 @@ class _Process:
         ]
         log.info("worker_ready", worker=self._id, pid=os.getpid())
         stopped = asyncio.create_task(stopping.wait())
-        done, _ = await asyncio.wait([*background, stopped], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([*background, stopped], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        broken = [task for task in background if task.done()]
         worker.stop_picking()
         await self._finish(worker, hurrying)
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
         await self._close()
-        for task in done - {stopped}:
+        for task in broken:
             await task
 
     def _signals(self) -> tuple[asyncio.Event, asyncio.Event]:
@@ -128,10 +130,11 @@ class _Process:
         while not stopping.is_set():
             try:
                 await self._lease.take()
-                return
             except Unavailable as error:
                 log.warning("lease_not_taken", error=error.message)
                 await asyncio.sleep(_PAUSE)
+            else:
+                return
 
     async def _finish(self, worker: WokenWorker, hurrying: asyncio.Event) -> None:
         """Let generations end within the grace time, and hand the others back."""

@@ -117,7 +117,7 @@ async def follow_run(
 
 @router.post("/{run_id}/cancel", response_model=RunObject)
 async def cancel_run(run_id: str, asking: Asking, services: Given) -> Response:
-    """Stop the run. Answers it as it stands, which is ended in all but the rarest cases; calling it again is harmless."""
+    """Stop the run, and answer it: ended, in all but the rarest cases. Calling it again is harmless."""
     return JSONResponse(_shown(await services.cancel(asking.tenant, _known(run_id))))
 
 

@@ -32,7 +32,7 @@ class Services:
     watch: Watch
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 

@@ -44,8 +44,8 @@ class WokenWorker(Worker):
     ) -> None:
         """`bell` must be without a read timeout. `job_timeout`, in seconds, is longer than any run may take."""
 
-        async def job(_context: dict[Any, Any], run_id: str) -> None:
-            await execute(run_id)
+        async def job(ctx: dict[Any, Any], *args: Any, **_: Any) -> None:
+            await execute(*args)
 
         super().__init__(
             functions=[func(job, name=JOB, max_tries=1000)],
@@ -111,7 +111,7 @@ class WokenWorker(Worker):
         """Until a job may be there: at the doorbell, or while there is no room for one, until there is."""
         if self.allow_pick_jobs and self.job_counter < self.max_jobs:
             async with asyncio.timeout(_POLL + _ANSWER):
-                await self._bell.blpop([self._bell_key], timeout=_POLL)
+                await self._bell.execute_command("BLPOP", self._bell_key, _POLL)
             return
         self._slot_free.clear()
         try:

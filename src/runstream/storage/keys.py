@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -23,6 +23,11 @@ class KeyRecord:
     revoked_at: datetime | None
 
 
+_FIND = select(api_keys.c.tenant, api_keys.c.user_id).where(
+    api_keys.c.hash == bindparam("key_hash"), api_keys.c.revoked_at.is_(None)
+)
+
+
 class KeyStore:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -38,12 +43,9 @@ class KeyStore:
 
     async def find(self, key_hash: bytes) -> tuple[str, str] | None:
         """The tenant and the user of a key that is not revoked."""
-        query = select(api_keys.c.tenant, api_keys.c.user_id).where(
-            api_keys.c.hash == key_hash, api_keys.c.revoked_at.is_(None)
-        )
         with answering():
             async with self._engine.connect() as connection:
-                row = (await connection.execute(query)).one_or_none()
+                row = (await connection.execute(_FIND, {"key_hash": key_hash})).one_or_none()
         return (row.tenant, row.user_id) if row else None
 
     async def list(self, tenant: str | None) -> list[KeyRecord]:

@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import NamedTuple
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import Interval, bindparam, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -20,23 +20,28 @@ class Held(NamedTuple):
     cancel_requested: bool
 
 
+_UNTIL = func.now() + bindparam("seconds", type_=Interval)
+_RENEW = (
+    upsert(workers)
+    .values(id=bindparam("worker_id"), host=bindparam("on_host"), lease_until=_UNTIL)
+    .on_conflict_do_update(index_elements=[workers.c.id], set_={"lease_until": _UNTIL})
+)
+_HELD = select(runs.c.id, runs.c.attempt, runs.c.cancel_requested_at.is_not(None)).where(
+    runs.c.worker == bindparam("worker_id"), runs.c.status == Status.RUNNING
+)
+
+
 class LeaseStore:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
     async def renew(self, worker: str, host: str, seconds: float) -> list[Held]:
         """Hold the lease for `seconds` from now on; answers the runs that are this worker's."""
-        until = func.now() + timedelta(seconds=seconds)
-        lease = upsert(workers).values(id=worker, host=host, lease_until=until)
-        held = select(runs.c.id, runs.c.attempt, runs.c.cancel_requested_at.is_not(None)).where(
-            runs.c.worker == worker, runs.c.status == Status.RUNNING
-        )
+        lease = {"worker_id": worker, "on_host": host, "seconds": timedelta(seconds=seconds)}
         with answering():
             async with self._engine.connect() as connection:
-                await connection.execute(
-                    lease.on_conflict_do_update(index_elements=[workers.c.id], set_={"lease_until": until})
-                )
-                rows = (await connection.execute(held)).all()
+                await connection.execute(_RENEW, lease)
+                rows = (await connection.execute(_HELD, {"worker_id": worker})).all()
         return [Held(*row) for row in rows]
 
     async def release(self, worker: str) -> None:

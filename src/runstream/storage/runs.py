@@ -1,10 +1,11 @@
 """Runs in Postgres. Every change of status is one guarded UPDATE that says what it expected to find."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Row, Select, func, or_, select, update
+from sqlalchemy import BindParameter, Executable, Interval, Row, Select, bindparam, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -45,6 +46,136 @@ class Filters:
     created_before: datetime | None = None
 
 
+class Lapsed(NamedTuple):
+    run_id: str
+    tenant: str
+    attempt: int
+    max_attempts: int
+    queue: str
+    cancel_requested: bool
+
+
+class Queued(NamedTuple):
+    run_id: str
+    attempt: int
+    queue: str
+
+
+# Statements are built once: building one costs more than running it.
+
+_ID: BindParameter[str] = bindparam("run_id")
+_WAS: BindParameter[str] = bindparam("was")
+_EXPECTED: BindParameter[int] = bindparam("expected_attempt")
+_SECONDS = bindparam("seconds", type_=Interval)
+
+_INSERT = (
+    upsert(runs)
+    .values(enqueued_at=func.now())
+    .on_conflict_do_nothing(
+        index_elements=[runs.c.tenant, runs.c.user_id, runs.c.idempotency_key],
+        index_where=runs.c.idempotency_key.is_not(None),
+    )
+    .returning(*_SHOWN)
+)
+_EARLIER = select(*_SHOWN, runs.c.idempotency_hash).where(
+    runs.c.tenant == bindparam("tenant"),
+    runs.c.user_id == bindparam("user"),
+    runs.c.idempotency_key == bindparam("key"),
+)
+_GET = select(*_SHOWN).where(runs.c.tenant == bindparam("tenant"), runs.c.id == _ID)
+_STANDING = select(runs.c.status, runs.c.attempt, runs.c.transcript).where(
+    runs.c.tenant == bindparam("tenant"), runs.c.id == _ID
+)
+_CLAIM = (
+    update(runs)
+    .where(runs.c.id == _ID, runs.c.status == Status.QUEUED, runs.c.available_at <= func.now())
+    .values(
+        status=Status.RUNNING,
+        attempt=runs.c.attempt + 1,
+        worker=bindparam("by"),
+        started_at=func.coalesce(runs.c.started_at, func.now()),
+    )
+    .returning(
+        runs.c.id,
+        runs.c.tenant,
+        runs.c.attempt,
+        runs.c.max_attempts,
+        runs.c.queue,
+        runs.c.feature,
+        runs.c.model,
+        runs.c.input,
+        func.extract("epoch", func.now() - runs.c.available_at).label("waited"),
+        runs.c.restart_reason,
+    )
+)
+_REQUEUE = (
+    update(runs)
+    .where(
+        runs.c.id == _ID,
+        runs.c.status == Status.RUNNING,
+        runs.c.attempt == _EXPECTED,
+        runs.c.cancel_requested_at.is_(None),
+    )
+    .values(
+        status=Status.QUEUED,
+        worker=None,
+        restart_reason=bindparam("reason"),
+        available_at=func.now() + _SECONDS,
+        enqueued_at=func.now() + _SECONDS,
+    )
+)
+_END = (
+    update(runs)
+    .where(runs.c.id == _ID, runs.c.status == _WAS, runs.c.attempt == _EXPECTED)
+    .values(worker=None, finished_at=func.now())
+)
+_REQUEST_CANCEL = (
+    update(runs)
+    .where(runs.c.tenant == bindparam("of"), runs.c.id == _ID, runs.c.status == Status.RUNNING)
+    .values(cancel_requested_at=func.coalesce(runs.c.cancel_requested_at, func.now()))
+    .returning(runs.c.worker)
+)
+_LAPSED = (
+    select(
+        runs.c.id,
+        runs.c.tenant,
+        runs.c.attempt,
+        runs.c.max_attempts,
+        runs.c.queue,
+        runs.c.cancel_requested_at.is_not(None),
+    )
+    .where(
+        runs.c.status == Status.RUNNING,
+        runs.c.worker.not_in(select(workers.c.id).where(workers.c.lease_until >= func.now())),
+    )
+    .limit(bindparam("most"))
+)
+_STRANDED = (
+    update(runs)
+    .where(
+        runs.c.status == Status.QUEUED,
+        runs.c.id.in_(
+            select(runs.c.id)
+            .where(
+                runs.c.status == Status.QUEUED,
+                runs.c.available_at <= func.now(),
+                or_(runs.c.enqueued_at.is_(None), runs.c.enqueued_at < func.now() - _SECONDS),
+            )
+            .order_by(runs.c.available_at)
+            .limit(bindparam("most"))
+            .with_for_update(skip_locked=True)
+        ),
+    )
+    .values(enqueued_at=func.now())
+    .returning(runs.c.id, runs.c.attempt, runs.c.queue)
+)
+_COUNTS = (
+    select(runs.c.status, func.count().label("runs"))
+    .where(runs.c.status.in_([Status.QUEUED, Status.RUNNING]))
+    .group_by(runs.c.status)
+)
+
+
 class RunStore:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -62,103 +193,54 @@ class RunStore:
         body_hash: bytes | None = None,
     ) -> Inserted:
         """Make the run; or, where its user has used the idempotency key before, find the one made then."""
-        statement = (
-            upsert(runs)
-            .values(
-                id=run_id,
-                tenant=tenant,
-                user_id=user,
-                feature=request.feature,
-                prompt_version=request.prompt_version,
-                model=request.model,
-                input=request.input,
-                metadata=request.metadata,
-                subject_type=request.subject_type,
-                subject_id=request.subject_id,
-                queue=queue,
-                status=Status.QUEUED,
-                max_attempts=max_attempts,
-                idempotency_key=idempotency_key,
-                idempotency_hash=body_hash,
-                enqueued_at=func.now(),
-            )
-            .on_conflict_do_nothing(
-                index_elements=[runs.c.tenant, runs.c.user_id, runs.c.idempotency_key],
-                index_where=runs.c.idempotency_key.is_not(None),
-            )
-            .returning(*_SHOWN)
-        )
-        earlier = select(*_SHOWN, runs.c.idempotency_hash).where(
-            runs.c.tenant == tenant, runs.c.user_id == user, runs.c.idempotency_key == idempotency_key
-        )
-        with answering():
-            async with self._engine.connect() as connection:
-                row = (await connection.execute(statement)).one_or_none()
-                if row is not None:
-                    return Inserted(_run(row), None)
-                row = (await connection.execute(earlier)).one()
+        values = {
+            "id": run_id,
+            "tenant": tenant,
+            "user_id": user,
+            "feature": request.feature,
+            "prompt_version": request.prompt_version,
+            "model": request.model,
+            "input": request.input,
+            "metadata": request.metadata,
+            "subject_type": request.subject_type,
+            "subject_id": request.subject_id,
+            "queue": queue,
+            "status": Status.QUEUED,
+            "max_attempts": max_attempts,
+            "idempotency_key": idempotency_key,
+            "idempotency_hash": body_hash,
+        }
+        rows = await self._rows(_INSERT, **values)
+        if rows:
+            return Inserted(_run(rows[0]), None)
+        row = (await self._rows(_EARLIER, tenant=tenant, user=user, key=idempotency_key))[0]
         return Inserted(_run(row), row.idempotency_hash == body_hash)
 
     async def get(self, tenant: str, run_id: str) -> Run | None:
-        query = select(*_SHOWN).where(runs.c.tenant == tenant, runs.c.id == run_id)
-        with answering():
-            async with self._engine.connect() as connection:
-                row = (await connection.execute(query)).one_or_none()
-        return _run(row) if row else None
+        rows = await self._rows(_GET, tenant=tenant, run_id=run_id)
+        return _run(rows[0]) if rows else None
 
     async def standing(self, tenant: str, run_id: str) -> Ended | None:
         """Where the run stands, in one statement with its transcript."""
-        query = select(runs.c.status, runs.c.attempt, runs.c.transcript).where(
-            runs.c.tenant == tenant, runs.c.id == run_id
-        )
-        with answering():
-            async with self._engine.connect() as connection:
-                row = (await connection.execute(query)).one_or_none()
-        if row is None:
+        rows = await self._rows(_STANDING, tenant=tenant, run_id=run_id)
+        if not rows:
             return None
-        transcript = None if row.transcript is None else Transcript.load(row.attempt, row.transcript)
-        return Ended(Status(row.status), row.attempt, transcript)
+        status, attempt, events = rows[0]
+        return Ended(Status(status), attempt, None if events is None else Transcript.load(attempt, events))
 
     async def page(self, tenant: str, filters: Filters, *, before: str | None, limit: int) -> list[Run]:
         """Newest first; `before` is the id of the last run of the page before. Without input and output."""
         query = _filtered(select(*_LISTED).where(runs.c.tenant == tenant), filters)
         if before is not None:
             query = query.where(runs.c.id < before)
-        query = query.order_by(runs.c.id.desc()).limit(limit)
-        with answering():
-            async with self._engine.connect() as connection:
-                rows = (await connection.execute(query)).all()
-        return [_run(row) for row in rows]
+        return [_run(row) for row in await self._rows(query.order_by(runs.c.id.desc()).limit(limit))]
 
     async def claim(self, run_id: str, worker: str) -> Claim | None:
         """queued -> running, as the next attempt. None where somebody else was first or the run has ended."""
-        statement = (
-            update(runs)
-            .where(runs.c.id == run_id, runs.c.status == Status.QUEUED, runs.c.available_at <= func.now())
-            .values(
-                status=Status.RUNNING,
-                attempt=runs.c.attempt + 1,
-                worker=worker,
-                started_at=func.coalesce(runs.c.started_at, func.now()),
-            )
-            .returning(
-                runs.c.id,
-                runs.c.tenant,
-                runs.c.attempt,
-                runs.c.max_attempts,
-                runs.c.queue,
-                runs.c.feature,
-                runs.c.model,
-                runs.c.input,
-                func.extract("epoch", func.now() - runs.c.available_at).label("waited"),
-                runs.c.restart_reason,
-            )
-        )
-        with answering():
-            async with self._engine.connect() as connection:
-                row = (await connection.execute(statement)).one_or_none()
-        if row is None:
+        rows = await self._rows(_CLAIM, run_id=run_id, by=worker)
+        if not rows:
             return None
+        row = rows[0]
         return Claim(
             run_id=row.id,
             tenant=row.tenant,
@@ -174,148 +256,69 @@ class RunStore:
 
     async def requeue(self, run_id: str, attempt: int, *, reason: str, delay: float) -> bool:
         """running -> queued, to be taken up again after `delay` seconds; not where its end was asked for."""
-        return await self._change(
-            update(runs)
-            .where(
-                runs.c.id == run_id,
-                runs.c.status == Status.RUNNING,
-                runs.c.attempt == attempt,
-                runs.c.cancel_requested_at.is_(None),
-            )
-            .values(
-                status=Status.QUEUED,
-                worker=None,
-                restart_reason=reason,
-                available_at=func.now() + timedelta(seconds=delay),
-                enqueued_at=func.now() + timedelta(seconds=delay),
-            )
+        return await self._changed(
+            _REQUEUE, run_id=run_id, expected_attempt=attempt, reason=reason, seconds=timedelta(seconds=delay)
         )
 
     async def end(self, run_id: str, ending: Ending, *, was: Status, attempt: int) -> bool:
         """Write the end, if the run is still `was` at `attempt`. False means: somebody else changed it first."""
         usage = ending.usage
-        return await self._change(
-            update(runs)
-            .where(runs.c.id == run_id, runs.c.status == was, runs.c.attempt == attempt)
-            .values(
-                status=ending.status,
-                attempt=ending.attempt,
-                worker=None,
-                transcript=ending.transcript,
-                output=ending.output,
-                error=ending.error,
-                finish_reason=ending.finish_reason,
-                input_tokens=usage.input_tokens if usage else None,
-                output_tokens=usage.output_tokens if usage else None,
-                cached_tokens=usage.cached_tokens if usage else None,
-                provider=ending.provider,
-                provider_model=ending.provider_model,
-                provider_request_id=ending.provider_request_id,
-                first_token_at=ending.first_token_at,
-                finished_at=func.now(),
-            )
+        return await self._changed(
+            _END,
+            run_id=run_id,
+            was=was,
+            expected_attempt=attempt,
+            status=ending.status,
+            attempt=ending.attempt,
+            transcript=ending.transcript,
+            output=ending.output,
+            error=ending.error,
+            finish_reason=ending.finish_reason,
+            input_tokens=usage.input_tokens if usage else None,
+            output_tokens=usage.output_tokens if usage else None,
+            cached_tokens=usage.cached_tokens if usage else None,
+            provider=ending.provider,
+            provider_model=ending.provider_model,
+            provider_request_id=ending.provider_request_id,
+            first_token_at=ending.first_token_at,
         )
 
     async def ended_so(self, run_id: str, ending: Ending) -> bool:
         """Whether the run's end is this one: for a writer that never got its answer."""
         query = select(runs.c.status, runs.c.attempt).where(runs.c.id == run_id)
-        with answering():
-            async with self._engine.connect() as connection:
-                row = (await connection.execute(query)).one()
-        return bool(row.status == ending.status and row.attempt == ending.attempt)
+        rows = await self._rows(query)
+        return bool(rows) and (rows[0].status, rows[0].attempt) == (ending.status, ending.attempt)
 
     async def request_cancel(self, tenant: str, run_id: str) -> str | None:
         """Mark a running run as one to be stopped; answers the worker that runs it."""
-        statement = (
-            update(runs)
-            .where(runs.c.tenant == tenant, runs.c.id == run_id, runs.c.status == Status.RUNNING)
-            .values(cancel_requested_at=func.coalesce(runs.c.cancel_requested_at, func.now()))
-            .returning(runs.c.worker)
-        )
-        with answering():
-            async with self._engine.connect() as connection:
-                row = (await connection.execute(statement)).one_or_none()
-        return row.worker if row else None
+        rows = await self._rows(_REQUEST_CANCEL, of=tenant, run_id=run_id)
+        return rows[0].worker if rows else None
 
-    async def lapsed(self, limit: int) -> list["Lapsed"]:
+    async def lapsed(self, limit: int) -> list[Lapsed]:
         """Runs whose worker's lease has run out."""
-        alive = select(workers.c.id).where(workers.c.lease_until >= func.now())
-        query = (
-            select(
-                runs.c.id,
-                runs.c.tenant,
-                runs.c.attempt,
-                runs.c.max_attempts,
-                runs.c.queue,
-                runs.c.cancel_requested_at.is_not(None),
-            )
-            .where(runs.c.status == Status.RUNNING, runs.c.worker.not_in(alive))
-            .limit(limit)
-        )
-        with answering():
-            async with self._engine.connect() as connection:
-                return [Lapsed(*row) for row in (await connection.execute(query)).all()]
+        return [Lapsed(*row.tuple()) for row in await self._rows(_LAPSED, most=limit)]
 
-    async def stranded(self, *, overdue: float, limit: int) -> list["Queued"]:
+    async def stranded(self, *, overdue: float, limit: int) -> list[Queued]:
         """Queued runs whose job should have been taken up `overdue` seconds ago; they count as enqueued anew.
 
         Their job may be lost (a crash between commit and enqueue, an emptied Redis) or may only be waiting.
         """
-        late = (
-            select(runs.c.id)
-            .where(
-                runs.c.status == Status.QUEUED,
-                runs.c.available_at <= func.now(),
-                or_(
-                    runs.c.enqueued_at.is_(None),
-                    runs.c.enqueued_at < func.now() - timedelta(seconds=overdue),
-                ),
-            )
-            .order_by(runs.c.available_at)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        )
-        statement = (
-            update(runs)
-            .where(runs.c.id.in_(late), runs.c.status == Status.QUEUED)
-            .values(enqueued_at=func.now())
-            .returning(runs.c.id, runs.c.attempt, runs.c.queue)
-        )
-        with answering():
-            async with self._engine.connect() as connection:
-                return [Queued(*row) for row in (await connection.execute(statement)).all()]
+        rows = await self._rows(_STRANDED, seconds=timedelta(seconds=overdue), most=limit)
+        return [Queued(*row.tuple()) for row in rows]
 
     async def counts(self) -> dict[str, int]:
         """How many runs are queued and how many run, over all tenants."""
-        query = (
-            select(runs.c.status, func.count())
-            .where(runs.c.status.in_([Status.QUEUED, Status.RUNNING]))
-            .group_by(runs.c.status)
-        )
+        return {row.status: row.runs for row in await self._rows(_COUNTS)}
+
+    async def _rows(self, statement: Executable, **values: Any) -> Sequence[Row[*tuple[Any, ...]]]:
         with answering():
             async with self._engine.connect() as connection:
-                return {row[0]: row[1] for row in (await connection.execute(query)).all()}
+                return (await connection.execute(statement, values)).all()
 
-    async def _change(self, statement: Any) -> bool:
+    async def _changed(self, statement: Executable, **values: Any) -> bool:
         with answering():
             async with self._engine.connect() as connection:
-                result = await connection.execute(statement)
-        return bool(result.rowcount == 1)
-
-
-class Lapsed(NamedTuple):
-    run_id: str
-    tenant: str
-    attempt: int
-    max_attempts: int
-    queue: str
-    cancel_requested: bool
-
-
-class Queued(NamedTuple):
-    run_id: str
-    attempt: int
-    queue: str
+                return bool((await connection.execute(statement, values)).rowcount == 1)
 
 
 def _filtered(query: Select[Any], filters: Filters) -> Select[Any]:

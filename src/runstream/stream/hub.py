@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import structlog
 from redis.asyncio import Redis
-from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import RedisError
 
 from runstream.metrics import DROPPED_BUFFERS, READERS
@@ -176,6 +176,8 @@ class Hub:
         try:
             async with asyncio.TaskGroup() as group:
                 await connection.connect()
+                # Its answer shows that the connection stands, though nobody reads yet.
+                self._command("PING")
                 for channel in self._topics:
                     self._command("SUBSCRIBE", channel)
                 group.create_task(self._send(connection, self._commands))
