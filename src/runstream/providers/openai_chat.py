@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import httpx
 import orjson
@@ -140,11 +141,13 @@ class OpenAIChat:
         """For a server that does not stream, or says under status 200 that it failed."""
         answer = ChatAnswer()
         text = answer.feed_whole(await patience.wait(partial(_body_of, response, self._max_event_bytes)))
+        text += answer.close()
         self._raise_failure(answer, call)
+        finished = answer.finished()
         yield Opened(_request_id(response))
-        if text := text + answer.close():
+        if text:
             yield TextDelta(text)
-        yield answer.finished()
+        yield finished
 
     def _raise_failure(self, answer: ChatAnswer, call: Call) -> None:
         if answer.error is not None:
@@ -185,16 +188,18 @@ class OpenAIChat:
 
 
 def _base_url(config: ProviderConfig) -> httpx.URL:
+    address = config.base_url.strip()
     try:
-        url = httpx.URL(config.base_url.strip())
-    except httpx.InvalidURL:
-        url = httpx.URL("")
-    if url.scheme not in {"http", "https"} or not url.host:
-        raise ConfigurationError(
-            f"Give the provider '{config.name}' a base_url that begins with http:// or https://, "
-            "such as https://api.openai.com/v1."
-        )
-    return url.copy_with(path=url.path.rstrip("/"))
+        parts = urlsplit(address)
+        if parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0:
+            url = httpx.URL(address)
+            return url.copy_with(path=url.path.rstrip("/"))
+    except (ValueError, httpx.InvalidURL):
+        pass
+    raise ConfigurationError(
+        f"Give the provider '{config.name}' a base_url that begins with http:// or https://, "
+        "such as https://api.openai.com/v1."
+    )
 
 
 def _first_dialect(url: httpx.URL) -> _Dialect:

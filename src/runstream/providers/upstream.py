@@ -9,6 +9,7 @@ went wrong is read from aiohttp's exception beneath.
 import ssl
 from collections.abc import Mapping
 from contextvars import ContextVar
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 from urllib.request import getproxies, proxy_bypass
@@ -30,9 +31,8 @@ class Upstream:
 
     def __init__(self, base_url: httpx.URL) -> None:
         proxy = _proxy_for(base_url)
-        tls = httpx.create_ssl_context()
-        self._pooled = _transport(tls, proxy, reuse=True)
-        self._fresh = _transport(tls, proxy, reuse=False)
+        self._pooled = _transport(proxy, reuse=True)
+        self._fresh = _transport(proxy, reuse=False)
 
     async def send(
         self, method: str, url: httpx.URL, headers: Mapping[str, str], content: bytes | None, connect: float
@@ -89,7 +89,9 @@ _FAILURES: tuple[tuple[tuple[type[Exception], ...], type[ProviderError], str], .
 """In this order: aiohttp's later classes are bases of its earlier ones."""
 
 
-def _transport(tls: ssl.SSLContext, proxy: httpx.Proxy | None, *, reuse: bool) -> AiohttpTransport:
+def _transport(proxy: httpx.Proxy | None, *, reuse: bool) -> AiohttpTransport:
+    tls = _tls()
+
     def session() -> aiohttp.ClientSession:
         # Made when first used: aiohttp binds it to the running loop. Its cookies would be shared between tenants.
         pooling: dict[str, Any] = {} if reuse else {"force_close": True}
@@ -99,6 +101,12 @@ def _transport(tls: ssl.SSLContext, proxy: httpx.Proxy | None, *, reuse: bool) -
         )
 
     return AiohttpTransport(verify=tls, client=session, proxy=proxy)
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Shared by all providers: loading the certificates takes tens of milliseconds."""
+    return httpx.create_ssl_context()
 
 
 def _reuse_trace() -> aiohttp.TraceConfig:

@@ -1,0 +1,222 @@
+"""The simulator as its users meet it: over HTTP, by the names of its models."""
+
+import asyncio
+import json
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from runstream.providers.simulated import Simulator, demo, unicode_token, word
+
+MESSAGES = [{"role": "user", "content": "one two three"}]
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[Simulator]:
+    async with Simulator() as simulator:
+        yield simulator
+
+
+@pytest.fixture
+async def client(simulator: Simulator) -> AsyncIterator[httpx.AsyncClient]:
+    headers = {"Authorization": "Bearer any"}
+    async with httpx.AsyncClient(base_url=simulator.url, headers=headers, timeout=20) as client:
+        yield client
+
+
+async def ask(client: httpx.AsyncClient, model: str, **fields: Any) -> httpx.Response:
+    return await client.post("/chat/completions", json={"model": model, "messages": MESSAGES, **fields})
+
+
+async def chunks(client: httpx.AsyncClient, model: str, **fields: Any) -> list[dict[str, Any]]:
+    response = await ask(client, model, stream=True, **fields)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "text/event-stream"
+    events = response.text.removesuffix("\n\n").split("\n\n")
+    assert events[-1] == "data: [DONE]"
+    return [json.loads(event.removeprefix("data: ")) for event in events[:-1]]
+
+
+def text_of(sent: list[dict[str, Any]]) -> str:
+    choices = [choice for chunk in sent for choice in chunk["choices"]]
+    return "".join(choice["delta"].get("content", "") for choice in choices)
+
+
+async def get(simulator: Simulator, path: str, method: str = "GET") -> dict[str, Any]:
+    async with httpx.AsyncClient() as client:
+        response = await client.request(method, simulator.url.removesuffix("/v1") + path)
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+async def test_a_stream_is_chunks_a_finish_usage_if_asked_for_and_the_end_mark(client: httpx.AsyncClient) -> None:
+    plain = await chunks(client, "sim:3")
+    assert text_of(plain) == "w0 w1 w2 "
+    assert plain[-1]["choices"][0]["finish_reason"] == "stop"
+    counted = await chunks(client, "sim:3", stream_options={"include_usage": True})
+    assert counted[-1]["choices"] == []
+    assert counted[-1]["usage"]["prompt_tokens"] == 3
+    assert counted[-1]["usage"]["completion_tokens"] == 3
+
+
+async def test_an_answer_that_is_not_streamed_is_the_same_text(client: httpx.AsyncClient) -> None:
+    body = (await ask(client, "sim:3")).json()
+    assert body["choices"][0]["message"]["content"] == "w0 w1 w2 "
+    assert body["usage"]["total_tokens"] == 6
+
+
+async def test_tokens_keep_their_pace(client: httpx.AsyncClient) -> None:
+    started = time.monotonic()
+    await chunks(client, "sim:11:100:100")
+    assert time.monotonic() - started >= 0.2
+
+
+async def test_clock_tokens_are_times_of_the_senders_monotonic_clock(client: httpx.AsyncClient) -> None:
+    before = time.monotonic_ns() // 1000
+    times = [int(stamp) for stamp in text_of(await chunks(client, "clock:20:200")).split()]
+    assert len(times) == 20
+    after = time.monotonic_ns() // 1000
+    assert before <= times[0] < times[-1] <= after
+    assert times == sorted(times)
+
+
+async def test_unicode_tokens_hold_what_breaks_naive_code(client: httpx.AsyncClient) -> None:
+    text = text_of(await chunks(client, "unicode:30"))
+    assert text == "".join(map(unicode_token, range(30)))
+    for trap in ("\u0301", "🙂", "\u200d", "שלום", '"', "\\", "\n", "\u2028"):
+        assert trap in text
+
+
+@pytest.mark.parametrize(
+    ("fields", "text", "reason"),
+    [
+        ({"max_tokens": 2}, "w0 w1 ", "length"),
+        ({"max_completion_tokens": 2}, "w0 w1 ", "length"),
+        ({"max_tokens": 5}, "w0 w1 w2 w3 w4 ", "stop"),
+        ({"stop": "w3"}, "w0 w1 w2 ", "stop"),
+        ({"stop": ["3", "1 w"]}, "w0 w", "stop"),
+        ({"stop": ["absent"]}, "w0 w1 w2 w3 w4 ", "stop"),
+        ({"stop": None, "max_tokens": None}, "w0 w1 w2 w3 w4 ", "stop"),
+        ({"stop": ["w4"], "max_tokens": 3}, "w0 w1 w2 ", "length"),
+    ],
+)
+async def test_limits_and_stop_sequences_are_honoured(
+    client: httpx.AsyncClient, fields: dict[str, Any], text: str, reason: str
+) -> None:
+    sent = await chunks(client, "sim:5", **fields)
+    assert text_of(sent) == text
+    assert sent[-1]["choices"][0]["finish_reason"] == reason
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"{", "JSON"),
+        (b"[]", "list of messages"),
+        (b'{"model": "sim:3"}', "list of messages"),
+        (b'{"model": "sim:x", "messages": []}', "sim:x"),
+        (b'{"model": "sim:1:2:3:4", "messages": []}', "sim:1:2:3:4"),
+        (b'{"model": "sim:inf", "messages": []}', "sim:inf"),
+        (b'{"model": "sim", "messages": []}', "'sim'"),
+        (b'{"model": "sim:3", "messages": [], "stop": [1]}', "stop"),
+    ],
+)
+async def test_what_cannot_be_understood_is_refused_and_the_next_request_is_answered(
+    client: httpx.AsyncClient, body: bytes, message: str
+) -> None:
+    refused = await client.post("/chat/completions", content=body)
+    assert refused.status_code == 400
+    assert message in refused.json()["error"]["message"] or "JSON" in message
+    assert (await ask(client, "sim:1")).status_code == 200
+
+
+@pytest.mark.parametrize("key", [None, "Bearer bad", "Bearer", "Basic eDp5"])
+async def test_a_key_is_asked_for(client: httpx.AsyncClient, key: str | None) -> None:
+    del client.headers["Authorization"]
+    headers = {"Authorization": key} if key else {}
+    for request in (client.get("/models", headers=headers), client.post("/chat/completions", headers=headers)):
+        assert (await request).status_code == 401
+
+
+async def test_another_address_is_not_found(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/nothing")).status_code == 404
+
+
+async def test_flaky_fails_anew_for_other_messages_and_after_a_reset(
+    client: httpx.AsyncClient, simulator: Simulator
+) -> None:
+    async def statuses() -> list[int]:
+        return [(await ask(client, "flaky:1:2")).status_code for _ in range(3)]
+
+    assert await statuses() == [503, 200, 200]
+    other = [{"role": "user", "content": "other"}]
+    assert (await ask(client, "flaky:1:2", messages=other)).status_code == 503
+    await get(simulator, "/reset", "POST")
+    assert await statuses() == [503, 200, 200]
+
+
+async def test_statistics_count_calls_streams_and_clients_that_left(
+    client: httpx.AsyncClient, simulator: Simulator
+) -> None:
+    await ask(client, "sim:1")
+    await ask(client, "sim:1", stream=True)
+    await ask(client, "status:500")
+    async with client.stream(
+        "POST", "/chat/completions", json={"model": "hang:1", "messages": MESSAGES, "stream": True}
+    ):
+        stats = await get(simulator, "/stats")
+        assert stats["calls"] == {"sim:1": 2, "status:500": 1, "hang:1": 1}
+        assert (stats["open_streams"], stats["closed_by_client"]) == (1, 0)
+    async with asyncio.timeout(20):
+        while (stats := await get(simulator, "/stats"))["open_streams"]:  # noqa: ASYNC110  a server has no event
+            await asyncio.sleep(0.005)
+    assert stats["closed_by_client"] == 1
+    assert (await get(simulator, "/reset", "POST"))["calls"] == {}
+
+
+async def test_any_other_model_answers_in_prose_that_repeats_a_bit_of_the_question(client: httpx.AsyncClient) -> None:
+    question = "Why is the sky\nblue? " + "Tell me at length. " * 50
+    messages = [*MESSAGES, {"role": "user", "content": question}, {"role": "assistant", "content": "Well"}]
+    text = text_of(await chunks(client, "gpt-4o-mini", messages=messages, max_tokens=25))
+    assert text.startswith("You wrote: “Why is the sky blue? Tell me at length.")
+    whole = "".join(demo.answer(question))
+    assert whole.startswith(text)
+    assert len(whole) < 3000
+    assert whole.count("\n\n") >= 3
+    assert "{" not in whole
+
+
+@pytest.mark.parametrize("messages", [[], [{"role": "user"}], [3], [{"role": "user", "content": [{"type": "text"}]}]])
+async def test_prose_needs_no_question(client: httpx.AsyncClient, messages: list[Any]) -> None:
+    sent = await chunks(client, "llama3:8b", messages=messages, max_tokens=3)
+    assert text_of(sent)
+
+
+async def test_the_command_prints_its_url_and_no_prompt() -> None:
+    program = "from runstream.providers import simulated; simulated.serve('127.0.0.1', 0)"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(20):
+            line = (await process.stdout.readline()).decode()
+        async with httpx.AsyncClient(base_url=line.split()[-1], headers={"Authorization": "Bearer k"}) as client:
+            assert (await ask(client, "sim:2")).status_code == 200
+            assert (await ask(client, "sim:x")).status_code == 400
+    finally:
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(20):
+            rest = await process.stdout.read()
+            status = await process.wait()
+    assert line.startswith("The simulated provider listens at http://127.0.0.1:")
+    assert (rest, status) == (b"", 0)
+
+
+def test_words_are_known_beforehand() -> None:
+    assert [word(0), word(41)] == ["w0 ", "w41 "]
