@@ -126,6 +126,8 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
     try:
         with ready_dev_in(directory) as dev:
             yield dev
+            assert dev.end(signal.SIGTERM) == 0
+        assert_nothing_runs_in(directory)
     finally:
         for link in (directory / ".runstream").iterdir():
             if link.is_symlink():
@@ -148,7 +150,7 @@ def test_the_printed_curl_line_streams_a_generation_to_its_end(dev: Dev) -> None
     assert "event: run.completed" in streamed
 
 
-@pytest.mark.parametrize("name", ["worker", "Valkey", "Postgres", "provider", "api"])
+@pytest.mark.parametrize("name", ["worker", "Valkey", "Postgres", "api"])
 def test_a_process_that_dies_is_started_again_and_that_is_said_in_a_line(dev: Dev, name: str) -> None:
     pid = dev.pids[name]
     os.kill(pid, signal.SIGKILL)
@@ -181,21 +183,17 @@ def test_root_keeps_data_of_a_directory_that_is_closed_to_others_behind_a_link(d
     assert psutil.Process(dev.pids["Postgres"]).uids().real != 0
 
 
-def test_runs_and_key_outlive_ctrl_c_and_a_kill_of_everything(server_directory: Path) -> None:
+def test_runs_and_key_outlive_a_kill_of_everything_and_ctrl_c_leaves_nothing_running(server_directory: Path) -> None:
     with ready_dev_in(server_directory) as first:
         first.generate()
         key, runs = first.fact("key"), first.run_ids()
         assert len(runs) == 1
-        assert first.end(signal.SIGINT) == 0
-    assert_nothing_runs_in(server_directory)
+        for pid in (first.process.pid, *first.pids.values()):
+            os.kill(pid, signal.SIGKILL)
     with ready_dev_in(server_directory) as second:
         assert second.fact("key") == key
         assert second.run_ids() == runs
-        for pid in (second.process.pid, *second.pids.values()):
-            os.kill(pid, signal.SIGKILL)
-    with ready_dev_in(server_directory) as third:
-        assert third.run_ids() == runs
-        assert third.end(signal.SIGTERM) == 0
+        assert second.end(signal.SIGINT) == 0
     assert_nothing_runs_in(server_directory)
 
 

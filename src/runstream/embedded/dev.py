@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import TypeVar
@@ -42,7 +43,7 @@ def run_dev(*, data: Path, host: str, port: int) -> int:
     stop = StopRequest()
     try:
         with stop.listening(), _data_directory(data.absolute()) as directory, ExitStack() as running:
-            _run(directory, host, _checked_port(host, port), stop, running)
+            _Dev(directory, host, _checked_port(host, port), stop, running).run()
     except StopAsked:
         return 0
     except (EmbeddedError, ConfigurationError) as error:
@@ -52,54 +53,94 @@ def run_dev(*, data: Path, host: str, port: int) -> int:
     return 0
 
 
-def _run(data: Path, host: str, port: int, stop: StopRequest, running: ExitStack) -> None:
-    """Start one after the other what the next needs, and supervise; `running` stops them, last first."""
-    _say("Starting Postgres, Valkey, a worker and the API.")
-    choice = choose_models(
-        configured=bool(load().providers), openai_key=os.environ.get("OPENAI_API_KEY"), free_port=free_port()
-    )
-    postgres = Postgres(data / "postgres")
-    key_file = data / "key"
-    if not (data / "postgres" / "data").exists():
-        # a key outlives no database: only there is it known
-        key_file.unlink(missing_ok=True)
-    _begin(postgres, running, stop)
-    valkey = _begin(Valkey(data / "valkey"), running, stop)
-    environment = {
+@dataclass(frozen=True)
+class _Dev:
+    data: Path
+    host: str
+    port: int
+    stop: StopRequest
+    running: ExitStack
+    """Stops what was started, last first."""
+
+    def run(self) -> None:
+        """Start one after the other what the next needs, and see that all of it runs until it is to stop."""
+        _say("Starting Postgres, Valkey, a worker and the API.")
+        openai_key = os.environ.get("OPENAI_API_KEY")
+        choice = choose_models(configured=bool(load().providers), openai_key=openai_key, free_port=free_port())
+        self._forget_key_of_lost_data()
+        postgres = self._begin(Postgres(self.data / "postgres"))
+        valkey = self._begin(Valkey(self.data / "valkey"))
+        environment = _environment(choice, postgres, valkey)
+        children = list(self._begin_children(choice, environment))
+        self._wait_until_ready(children)
+        parts: list[Part] = [*reversed(children), valkey, postgres]
+        url = f"http://{_in_url(_reachable(self.host))}:{self.port}"
+        kept = [postgres.home, valkey.home]
+        key = self._key(environment)
+        _say(welcome(url=url, key=key, provider=choice.notice, data=self.data, kept=kept, parts=parts))
+        supervise(parts, self.stop, _say)
+        _say("Stopping.")
+
+    def _begin_children(self, choice: ModelChoice, environment: Mapping[str, str]) -> Iterator[Child]:
+        """Each as soon as it can be: they take longer to load than to start."""
+        if choice.simulator_port is not None:
+            yield self._begin_child(
+                "provider", "simulate-provider", port=choice.simulator_port, environment=environment
+            )
+        run_to_end("migrate", environment=environment)
+        yield self._begin_child("worker", "worker", environment=environment)
+        serving = {**environment, "RUNSTREAM_CONSOLE": "true", "RUNSTREAM_CONSOLE_KEY": self._key(environment)}
+        yield self._begin_child("api", "api", "--host", self.host, port=self.port, environment=serving)
+
+    def _begin_child(self, name: str, *command: str, environment: Mapping[str, str], port: int | None = None) -> Child:
+        at = () if port is None else ("--port", str(port))
+        return self._begin(Child(name, *command, *at, data=self.data, environment=environment))
+
+    def _begin(self, part: PartT) -> PartT:
+        self.stop.check()
+        part.start()
+        self.running.callback(part.stop)
+        return part
+
+    @property
+    def _key_file(self) -> Path:
+        return self.data / "key"
+
+    def _key(self, environment: Mapping[str, str]) -> str:
+        """Return the page's API key, made once and kept where only we can read it."""
+        if self._key_file.exists() and (kept := self._key_file.read_text().strip()):
+            return kept
+        printed = run_to_end("keys", "create", "--tenant", "dev", "--user", "dev", environment=environment)
+        with open(self._key_file, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(f"{printed.split()[-1]}\n")
+        return self._key(environment)
+
+    def _forget_key_of_lost_data(self) -> None:
+        """A new database does not know the key of one that was deleted."""
+        if not (self.data / "postgres" / "data").exists():
+            self._key_file.unlink(missing_ok=True)
+
+    def _wait_until_ready(self, children: Sequence[Child]) -> None:
+        deadline = time.monotonic() + READY_TIMEOUT
+        while (missing := _not_ready(self.host, self.port)) is not None:
+            self.stop.check()
+            for child in children:
+                if not child.running:
+                    raise EmbeddedError(f"The {child.name} {child.ending()} ({child.last_words()}): see {child.log}.")
+            if time.monotonic() > deadline:
+                raise EmbeddedError(f"The API is not ready ({missing}): see {self.data}/*.log.")
+            time.sleep(POLL)
+
+
+def _environment(choice: ModelChoice, postgres: Postgres, valkey: Valkey) -> dict[str, str]:
+    return {
         "RUNSTREAM_LOG_FORMAT": "text",
         "RUNSTREAM_WORKER_GRACE": WORKER_GRACE,
         **os.environ,
         **choice.settings,
         "RUNSTREAM_DATABASE_URL": postgres.url,
         "RUNSTREAM_REDIS_URL": valkey.url,
-        "RUNSTREAM_CONSOLE": "true",
     }
-    run_to_end("migrate", environment=environment)
-    stop.check()
-    environment["RUNSTREAM_CONSOLE_KEY"] = key = _key(key_file, environment)
-    children = [_begin(child, running, stop) for child in _children(data, host, port, choice, environment)]
-    _wait_until_ready(host, port, children, stop)
-    url = f"http://{_in_url(_reachable(host))}:{port}"
-    parts: list[Part] = [*reversed(children), valkey, postgres]
-    kept = [postgres.home, valkey.home]
-    _say(welcome(url=url, key=key, provider=choice.notice, data=data, kept=kept, parts=parts))
-    supervise(parts, stop, _say)
-    _say("Stopping.")
-
-
-def _children(data: Path, host: str, port: int, choice: ModelChoice, environment: Mapping[str, str]) -> Iterator[Child]:
-    if choice.simulator_port is not None:
-        simulate = ("simulate-provider", "--port", str(choice.simulator_port))
-        yield Child("provider", *simulate, data=data, environment=environment)
-    yield Child("worker", "worker", data=data, environment=environment)
-    yield Child("api", "api", "--host", host, "--port", str(port), data=data, environment=environment)
-
-
-def _begin(part: PartT, running: ExitStack, stop: StopRequest) -> PartT:
-    stop.check()
-    part.start()
-    running.callback(part.stop)
-    return part
 
 
 @contextmanager
@@ -137,31 +178,6 @@ def _checked_port(host: str, port: int) -> int:
     if not is_free(port, host):
         raise EmbeddedError(f"Port {port} on {host} is in use: stop what uses it, or give another with --port.")
     return port
-
-
-def _key(path: Path, environment: Mapping[str, str]) -> str:
-    """Return the page's API key, made once and kept where only we can read it."""
-    if path.exists() and (kept := path.read_text().strip()):
-        return kept
-    printed = run_to_end("keys", "create", "--tenant", "dev", "--user", "dev", environment=environment)
-    key = printed.split()[-1]
-    with open(path, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        file.write(f"{key}\n")
-    return key
-
-
-def _wait_until_ready(host: str, port: int, children: Sequence[Child], stop: StopRequest) -> None:
-    deadline = time.monotonic() + READY_TIMEOUT
-    while (missing := _not_ready(host, port)) is not None:
-        stop.check()
-        for child in children:
-            if not child.running:
-                raise EmbeddedError(f"The {child.name} {child.ending()} ({child.last_words()}): see {child.log}.")
-        if time.monotonic() > deadline:
-            raise EmbeddedError(
-                f"The API is not ready after {READY_TIMEOUT:.0f} s ({missing}): see {children[-1].log}."
-            )
-        time.sleep(POLL)
 
 
 def _not_ready(host: str, port: int) -> str | None:
