@@ -18,8 +18,11 @@ class Holder(Protocol):
         """Run and attempt of each generation that goes on now."""
         ...
 
-    def reconcile(self, written: list[tuple[str, int]], held: list[Held]) -> None:
-        """Stop each of `written` that is no longer held, and each that was asked to be cancelled."""
+    def reconcile(self, written: list[tuple[str, int]], held: list[Held]) -> list[Held]:
+        """Stop each of `written` that is no longer held, and each that was asked to be cancelled.
+
+        Answers those held that nobody here writes, or is about to write.
+        """
         ...
 
 
@@ -27,7 +30,8 @@ class Lease:
     """Renewed every `interval` seconds for `duration` seconds, by the database's clock.
 
     A renewal answers what this worker still holds, so one that was stopped and woke up again learns at once what
-    was taken from it. While Postgres does not answer the runs go on: nobody else can take them either.
+    was taken from it, and lets go of what it holds without knowing: a claim whose answer was lost, an end that could
+    not be written. While Postgres does not answer the runs go on: nobody else can take them either.
     """
 
     def __init__(self, store: LeaseStore, worker: str, host: str, *, duration: float, interval: float) -> None:
@@ -48,10 +52,11 @@ class Lease:
             written = holder.written()
             try:
                 held = await self._store.renew(self._worker, self._host, self._duration)
+                for run_id, attempt, _ in holder.reconcile(written, held):
+                    if await self._store.let_go(self._worker, run_id, attempt):
+                        log.warning("run_let_go", run_id=run_id, attempt=attempt)
             except Unavailable as error:
                 log.warning("lease_not_renewed", error=error.message)
-            else:
-                holder.reconcile(written, held)
 
     async def release(self) -> None:
         """Let others take up at once what is still held."""

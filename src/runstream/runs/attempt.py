@@ -36,15 +36,20 @@ class Attempt:
         self.first_token_at: datetime | None = None
         self._generation: asyncio.Task[None] | None = None
 
-    async def run(self, generation: asyncio.Task[None]) -> BaseException | None:
-        """Wait for the generation, and answer what it raised; a cancellation of the caller stops it too."""
+    async def run(self, generation: asyncio.Task[None], *, stop: Stop | None = None) -> BaseException | None:
+        """Wait for the generation, and answer what it raised; a cancellation of the caller stops it too.
+
+        With `stop` it is stopped before it begins.
+        """
         self._generation = generation
+        if stop is not None:
+            self.stop(stop)
         try:
             await asyncio.wait([generation])
         finally:
             generation.cancel()
         self._generation = None
-        return None if generation.cancelled() else generation.exception()
+        return asyncio.CancelledError() if generation.cancelled() else generation.exception()
 
     def stop(self, reason: Stop) -> None:
         """Stop the generation, if it still goes on; the first reason counts."""

@@ -54,45 +54,52 @@ class Execute:
         self._features = features
         self._retry_delays = retry_delays
         self._max_output_chars = max_output_chars
-        self._attempts: dict[str, Attempt] = {}
+        self._claiming: list[str] = []
+        self._attempts: dict[tuple[str, int], Attempt] = {}
+        self._leaving = False
 
     async def __call__(self, run_id: str) -> None:
         """Run the next attempt of a queued run; nothing where somebody else was first or the run has ended."""
-        claim = await self._store.claim(run_id, self._worker)
+        self._claiming.append(run_id)
+        try:
+            claim = await self._store.claim(run_id, self._worker)
+        finally:
+            self._claiming.remove(run_id)
         if claim is None:
             return
         QUEUE_WAIT.observe(claim.waited)
         attempt = Attempt(claim, lambda fenced: self._write_loop.open(run_id, claim.attempt, fenced))
-        self._attempts[run_id] = attempt
+        self._attempts[run_id, claim.attempt] = attempt
         RUNNING.inc()
         with bound_contextvars(run_id=run_id, tenant=claim.tenant, attempt=claim.attempt):
             try:
                 await self._settle(attempt, await self._stream(attempt))
             finally:
                 RUNNING.dec()
-                del self._attempts[run_id]
+                del self._attempts[run_id, claim.attempt]
                 self._write_loop.drop(attempt.writer)
 
     def written(self) -> list[tuple[str, int]]:
-        return [(run_id, attempt.claim.attempt) for run_id, attempt in self._attempts.items()]
+        return list(self._attempts)
 
-    def reconcile(self, written: list[tuple[str, int]], held: list[Held]) -> None:
+    def reconcile(self, written: list[tuple[str, int]], held: list[Held]) -> list[Held]:
         still_held = {(run_id, number): cancel for run_id, number, cancel in held}
-        for run_id, number in written:
-            attempt = self._attempts.get(run_id)
-            if attempt is None or attempt.claim.attempt != number:
-                continue
-            if (run_id, number) not in still_held:
-                attempt.stop(Stop.FENCED)
-            elif still_held[run_id, number]:
-                attempt.stop(Stop.CANCELLED)
+        for key in written:
+            if attempt := self._attempts.get(key):
+                if key not in still_held:
+                    attempt.stop(Stop.FENCED)
+                elif still_held[key]:
+                    attempt.stop(Stop.CANCELLED)
+        return [run for run in held if (run[0], run[1]) not in self._attempts and run[0] not in self._claiming]
 
     def cancel(self, run_id: str) -> None:
-        if attempt := self._attempts.get(run_id):
-            attempt.stop(Stop.CANCELLED)
+        for (written, _), attempt in self._attempts.items():
+            if written == run_id:
+                attempt.stop(Stop.CANCELLED)
 
     def hand_back(self) -> None:
-        """Stop every generation, so that another worker can go on with it at once."""
+        """Stop every generation, so that another worker can go on with it at once; those still to begin as well."""
+        self._leaving = True
         for attempt in self._attempts.values():
             attempt.stop(Stop.HANDED_BACK)
 
@@ -103,7 +110,8 @@ class Execute:
         else:
             reason = claim.restart_reason or "unknown"
             attempt.writer.append(events.RESTARTED, {"attempt": claim.attempt, "reason": reason})
-        return await attempt.run(asyncio.create_task(self._generate(attempt)))
+        leaving = Stop.HANDED_BACK if self._leaving else None
+        return await attempt.run(asyncio.create_task(self._generate(attempt)), stop=leaving)
 
     async def _generate(self, attempt: Attempt) -> None:
         claim = attempt.claim
@@ -161,7 +169,7 @@ class Execute:
         try:
             requeued = await self._store.requeue(claim.run_id, claim.attempt, reason=reason, delay=delay)
         except Unavailable as error:
-            log.warning("attempt_not_handed_back", error=error.message)  # the sweep does it when the lease has lapsed
+            log.warning("attempt_not_handed_back", error=error.message)  # the lease lets go of it
             return
         if not requeued:
             await self._end(attempt, Status.CANCELLED)

@@ -29,6 +29,18 @@ _RENEW = (
 _HELD = select(runs.c.id, runs.c.attempt, runs.c.cancel_requested_at.is_not(None)).where(
     runs.c.worker == bindparam("worker_id"), runs.c.status == Status.RUNNING
 )
+_NOBODY = "nobody"
+"""A worker that never has a lease: what it holds counts as lapsed."""
+_LET_GO = (
+    update(runs)
+    .where(
+        runs.c.id == bindparam("run_id"),
+        runs.c.status == Status.RUNNING,
+        runs.c.worker == bindparam("worker_id"),
+        runs.c.attempt == bindparam("held_attempt"),
+    )
+    .values(worker=_NOBODY)
+)
 
 
 class LeaseStore:
@@ -43,6 +55,14 @@ class LeaseStore:
                 await connection.execute(_RENEW, lease)
                 rows = (await connection.execute(_HELD, {"worker_id": worker})).all()
         return [Held(*row) for row in rows]
+
+    async def let_go(self, worker: str, run_id: str, attempt: int) -> bool:
+        """Leave this one run to be taken up as if the worker's lease had lapsed; False where it is not held."""
+        held = {"worker_id": worker, "run_id": run_id, "held_attempt": attempt}
+        with answering():
+            async with self._engine.connect() as connection:
+                result = await connection.execute(_LET_GO, held)
+        return bool(result.rowcount == 1)
 
     async def release(self, worker: str) -> None:
         """End the lease at once: what this worker still holds is free to be taken up."""
