@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import structlog
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from runstream.domain.transcript import Transcript
 from runstream.metrics import APPENDED_EVENTS, PUT_BACK
@@ -13,6 +14,8 @@ from runstream.stream.log import Append, Appended, Outcome, TokenLog
 
 _BATCH = 128
 """Runs that share one call: enough to save round trips, few enough not to hold Redis up."""
+_POSITIONS = 1_000_000
+"""About how much text shares one call. What is more must not make every call run into its deadline, over and over."""
 _PAUSE = (0.05, 2.0)
 """Seconds between tries while Redis does not answer: the first, and the longest."""
 
@@ -26,26 +29,26 @@ class Writer:
         self.run_id = run_id
         self.transcript = Transcript(attempt)
         self.sent = 0
+        self.fenced = False
         self._loop = loop
         self._on_fenced = on_fenced
-        self._flushed: asyncio.Event | None = None
+        self._settled: asyncio.Event | None = None
 
     def append(self, type_: str, data: Mapping[str, Any]) -> None:
         """Add an event to the transcript, to be sent as soon as the call before has returned."""
+        before = self.transcript.end
         self.transcript.append(type_, data)
-        self._loop.wake(self)
+        if self.transcript.end > before and not self.fenced:
+            self._loop.wake(self)
 
     async def flush(self, seconds: float) -> bool:
-        """Wait until all is in the log; False where that took longer than that many seconds."""
-        if self.sent >= self.transcript.end:
-            return True
-        self._flushed = asyncio.Event()
-        try:
-            async with asyncio.timeout(seconds):
-                await self._flushed.wait()
-        except TimeoutError:
-            return False
-        return True
+        """Wait until all is in the log; False where a newer attempt writes it, or `seconds` were not enough."""
+        if self.sent < self.transcript.end and not self.fenced:
+            self._settled = asyncio.Event()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._settled.wait()
+        return self.sent >= self.transcript.end
 
     def pending(self) -> Append:
         return Append(self.run_id, self.transcript.attempt, self.sent, self.transcript.since(self.sent))
@@ -53,7 +56,9 @@ class Writer:
     def settle(self, append: Append, answer: Appended) -> bool:
         """Take the log's answer in; whether there is more to send."""
         if answer.outcome is Outcome.FENCED:
+            self.fenced = True
             self._on_fenced()
+            self._nothing_more()
             return False
         if answer.outcome is Outcome.APPENDED:
             APPENDED_EVENTS.inc(len(append.events))
@@ -61,9 +66,13 @@ class Writer:
             PUT_BACK.inc()
         self.sent = 0 if answer.outcome is Outcome.LOST else answer.end
         more = self.sent < self.transcript.end
-        if not more and self._flushed is not None:
-            self._flushed.set()
+        if not more:
+            self._nothing_more()
         return more
+
+    def _nothing_more(self) -> None:
+        if self._settled is not None:
+            self._settled.set()
 
 
 class WriteLoop:
@@ -96,6 +105,7 @@ class WriteLoop:
         pause = _PAUSE[0]
         while True:
             await self._wake.wait()
+            await asyncio.sleep(0)  # what else is being read in this turn of the loop goes along
             try:
                 await self._send()
             except (RedisError, OSError, TimeoutError) as error:
@@ -106,7 +116,7 @@ class WriteLoop:
                 pause = _PAUSE[0]
 
     async def _send(self) -> None:
-        writers = list(self._waiting)[:_BATCH]
+        writers = self._next()
         batch = [writer.pending() for writer in writers]
         async with asyncio.timeout(self._timeout):
             answers = await self._log.append(batch)
@@ -117,3 +127,15 @@ class WriteLoop:
                     self._waiting[writer] = None
         if not self._waiting:
             self._wake.clear()
+        if any(answer.outcome is Outcome.REFUSED for answer in answers):
+            raise ResponseError("Redis did not take an entry")
+
+    def _next(self) -> list[Writer]:
+        writers: list[Writer] = []
+        room = _POSITIONS
+        for writer in self._waiting:
+            if room <= 0 or len(writers) == _BATCH:
+                break
+            writers.append(writer)
+            room -= writer.transcript.end - writer.sent
+        return writers
