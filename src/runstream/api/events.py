@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Iterable, Mapping
+from contextlib import aclosing
 
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
@@ -51,14 +52,15 @@ class EventStream(Response):
 
     async def _pump(self, send: Send) -> None:
         ended = False
-        async for frames in self._reader.frames():
-            if frames:
-                body = b"".join([frame.encoded for frame in frames])
-                ended = frames[-1].entry.terminal
-                RELAYED_EVENTS.inc(len(frames))
-            else:
-                body = _HEARTBEAT
-            await send({"type": "http.response.body", "body": body, "more_body": True})
+        async with aclosing(self._reader.frames()) as batches:
+            async for frames in batches:
+                if frames:
+                    body = b"".join([frame.encoded for frame in frames])
+                    ended = frames[-1].entry.terminal
+                    RELAYED_EVENTS.inc(len(frames))
+                else:
+                    body = _HEARTBEAT
+                await send({"type": "http.response.body", "body": body, "more_body": True})
         rest = b"" if ended else b"retry: %d\n\n" % random.randint(100, 1500)  # noqa: S311
         await send({"type": "http.response.body", "body": rest, "more_body": False})
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 import structlog
 from redis.exceptions import RedisError
@@ -42,7 +42,7 @@ class Reader:
             self._subscription.closing = True
             self._subscription.wake()
 
-    async def frames(self) -> AsyncIterator[Sequence[Frame]]:
+    async def frames(self) -> AsyncGenerator[Sequence[Frame]]:
         """Yield the frames that are there, together; an empty batch is a heartbeat.
 
         Ends after the terminal event; without one, the reader is to go on from its cursor elsewhere.
@@ -56,7 +56,7 @@ class Reader:
                     if frames and frames[-1].entry.terminal:
                         return
 
-    async def _next(self, subscription: Subscription) -> AsyncIterator[Sequence[Frame]]:
+    async def _next(self, subscription: Subscription) -> AsyncGenerator[Sequence[Frame]]:
         if subscription.behind:
             async for frames in self._history(subscription):
                 yield frames
@@ -64,13 +64,13 @@ class Reader:
             yield frames
         if subscription.heartbeat:
             subscription.heartbeat = False
-            yield await self._look_up()
+            yield await self._look_up(subscription)
 
-    async def _history(self, subscription: Subscription) -> AsyncIterator[Sequence[Frame]]:
+    async def _history(self, subscription: Subscription) -> AsyncGenerator[Sequence[Frame]]:
         subscription.behind = False
         try:
             more = True
-            while more:
+            while more and not subscription.closing:
                 entries, more = await self._log.read(self._run_id, self._cursor)
                 before = self._cursor
                 frames, _ = join(before, [Frame(entry, self._hub.encode(entry)) for entry in entries], self._hub.encode)
@@ -81,7 +81,7 @@ class Reader:
         except (RedisError, OSError, TimeoutError) as error:
             log.warning("history_failed", run_id=self._run_id, error=type(error).__name__)
             subscription.behind = True
-            yield await self._look_up()
+            yield await self._look_up(subscription)
             await asyncio.sleep(_RETRY * random.uniform(0.5, 1.5))  # noqa: S311
 
     def _join(self, arrived: Sequence[Frame], subscription: Subscription) -> Sequence[Frame]:
@@ -92,12 +92,14 @@ class Reader:
             self._cursor = frames[-1].entry.cursor
         return frames
 
-    async def _look_up(self) -> Sequence[Frame]:
+    async def _look_up(self, subscription: Subscription) -> Sequence[Frame]:
         """See in Postgres whether the run has ended unannounced: a lost announcement delays an end, never hides it."""
         try:
             events = await self._rest(self._cursor)
         except Unavailable:
             return []
+        if events is not None and not events:
+            subscription.closing = True  # at a place beyond the end, which no event of this run has
         entries = [encode(event) for event in events or ()]
         return [Frame(entry, self._hub.encode(entry)) for entry in entries]
 
