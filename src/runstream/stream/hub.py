@@ -175,7 +175,8 @@ class Hub:
         self._outstanding.clear()
         try:
             async with asyncio.TaskGroup() as group:
-                await connection.connect()
+                async with asyncio.timeout(_PING):
+                    await connection.connect()
                 # Its answer shows that the connection stands, though nobody reads yet.
                 self._command("PING")
                 for channel in self._topics:
@@ -197,11 +198,13 @@ class Hub:
                 self._outstanding[command[1]] += 1
 
     async def _send(self, connection: AbstractConnection, commands: asyncio.Queue[tuple[str | bytes, ...]]) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         while True:
             batch = [await commands.get()]
             while not commands.empty():
                 batch.append(commands.get_nowait())
-            if self._heard and asyncio.get_running_loop().time() - self._heard > 2 * _PING:
+            if loop.time() - max(self._heard, began) > 2 * _PING:
                 raise TimeoutError
             async with asyncio.timeout(_PING):
                 await connection.send_packed_command(connection.pack_commands(batch), check_health=False)
