@@ -114,7 +114,9 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
         app: FastAPI = self.config.app  # type: ignore[assignment]
-        app.state.services.hub.close()
+        services: Services | None = getattr(app.state, "services", None)  # None while it starts
+        if services is not None:
+            services.hub.close()
 
 
 def serve(settings: Settings, host: str, port: int) -> bool:
