@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 
 import asyncpg
 import orjson
@@ -13,21 +14,29 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from runstream.domain.errors import ConfigurationError, Unavailable
 
 
+_PARAMETERS = frozenset(signature(asyncpg.connect).parameters)
+
+
 def asyncpg_url(url: str) -> URL:
-    """`postgresql://` and `postgresql+asyncpg://` alike. Raises ConfigurationError."""
+    """`postgresql://` and `postgresql+asyncpg://` alike, libpq's `sslmode` included. Raises ConfigurationError."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter names what it took for a port, which may be of a password
         raise ConfigurationError(
-            "RUNSTREAM_DATABASE_URL is not a URL such as postgresql://user@host:5432/name."
+            "RUNSTREAM_DATABASE_URL is not a URL such as postgresql://user@host:5432/name; "
+            "'@', '/' and ':' in a password are to be written as %40, %2F and %3A."
         ) from None
     if parsed.drivername not in {"postgresql", "postgres", "postgresql+asyncpg"}:
         raise ConfigurationError("RUNSTREAM_DATABASE_URL must begin with postgresql://.")
-    return parsed.set(drivername="postgresql+asyncpg")
+    query = {"ssl" if name == "sslmode" else name: value for name, value in parsed.query.items()}
+    if unknown := query.keys() - _PARAMETERS:
+        raise ConfigurationError(f"RUNSTREAM_DATABASE_URL has a parameter that is not known: {min(unknown)!r}.")
+    return parsed.set(drivername="postgresql+asyncpg", query=query)
 
 
 def connect(url: str, *, pool_size: int, timeout: float) -> AsyncEngine:
     """A pool of at most `pool_size` connections. Each statement commits by itself: what must be one is one statement.
+    What a statement was given is in no error: it may be a prompt.
 
     `timeout`, in seconds, bounds the wait for a connection, for connecting, and for a statement.
     """
@@ -37,6 +46,7 @@ def connect(url: str, *, pool_size: int, timeout: float) -> AsyncEngine:
         max_overflow=0,
         pool_timeout=timeout,
         isolation_level="AUTOCOMMIT",
+        hide_parameters=True,
         json_serializer=lambda value: orjson.dumps(value).decode(),
         json_deserializer=orjson.loads,
         connect_args={"timeout": timeout, "command_timeout": timeout},
@@ -51,6 +61,8 @@ def answering() -> Iterator[None]:
     except (OperationalError, InterfaceError, PoolTimeoutError, TimeoutError, OSError) as error:
         raise Unavailable("The database does not answer: try again shortly.", retry_after=1) from error
     except DBAPIError as error:
+        if isinstance(_cause(error), asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError):
+            raise Unavailable("The database's tables are not up to date: run 'runstream migrate'.") from error
         if not unreachable(error):
             raise
         raise Unavailable("The database does not answer: try again shortly.", retry_after=1) from error
@@ -58,10 +70,11 @@ def answering() -> Iterator[None]:
 
 def unreachable(error: DBAPIError) -> bool:
     """Whether a statement failed because of the connection or the server's state, not because of what it said."""
-    cause = error.orig.__cause__ if error.orig is not None else None
     return error.connection_invalidated or isinstance(
-        cause,
+        _cause(error),
         asyncpg.PostgresConnectionError
+        | asyncpg.InvalidAuthorizationSpecificationError
+        | asyncpg.InvalidCatalogNameError
         | asyncpg.OperatorInterventionError
         | asyncpg.InsufficientResourcesError
         | asyncpg.InterfaceError
@@ -69,3 +82,7 @@ def unreachable(error: DBAPIError) -> bool:
         | OSError
         | TimeoutError,
     )
+
+
+def _cause(error: DBAPIError) -> BaseException | None:
+    return error.orig.__cause__ if error.orig is not None else None
