@@ -13,7 +13,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from runstream.domain.errors import ConfigurationError, Unavailable
 
-
 _PARAMETERS = frozenset(signature(asyncpg.connect).parameters)
 
 

@@ -14,8 +14,12 @@ from runstream.storage.database import answering, asyncpg_url
 
 
 def upgrade(url: str, revision: str = "head") -> None:
-    """Run the missing migrations. Safe to call from several processes at once. Must not be called in a running loop."""
-    command.upgrade(_config(url), revision)
+    """Run the missing migrations. Safe to call from several processes at once. Must not be called in a running loop.
+
+    Raises ConfigurationError, Unavailable.
+    """
+    with answering():
+        command.upgrade(_config(url), revision)
 
 
 def downgrade(url: str, revision: str) -> None:
