@@ -1,9 +1,25 @@
 """Everything that can be configured, by RUNSTREAM_* variables. Read in the composition roots alone."""
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+import json
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from runstream.domain.errors import ConfigurationError
+
+
+def _from_json(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise PydanticCustomError("json", "It takes JSON, and this is none: {reason}", {"reason": str(error)}) from None
+
+
+FromJson = BeforeValidator(_from_json)
 
 
 class ProviderSettings(BaseModel):
@@ -17,7 +33,9 @@ class ProviderSettings(BaseModel):
 class Settings(BaseSettings):
     """Times are in seconds, sizes in bytes, unless the name says otherwise."""
 
-    model_config = SettingsConfigDict(env_prefix="RUNSTREAM_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="RUNSTREAM_", env_file=".env", extra="ignore", frozen=True, enable_decoding=False
+    )
 
     database_url: SecretStr = SecretStr("postgresql://127.0.0.1:5432/runstream")
     database_pool: int = Field(10, ge=1)
@@ -25,8 +43,8 @@ class Settings(BaseSettings):
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     redis_timeout: float = Field(2, gt=0)
 
-    providers: dict[str, ProviderSettings] = {}
-    models: dict[str, list[str]] = {}
+    providers: Annotated[dict[str, ProviderSettings], FromJson] = {}
+    models: Annotated[dict[str, list[str]], FromJson] = {}
     default_model: str | None = None
     connect_timeout: float = Field(10, gt=0)
     first_token_timeout: float = Field(60, gt=0)
@@ -39,7 +57,7 @@ class Settings(BaseSettings):
     worker_grace: float = Field(20, ge=0)
     worker_metrics_port: int = Field(0, ge=0, le=65535)
     max_attempts: int = Field(3, ge=1)
-    retry_delays: list[float] = Field([10, 30, 60], min_length=1)
+    retry_delays: Annotated[list[float], FromJson] = Field([10, 30, 60], min_length=1)
     lease: float = Field(3, gt=0)
     lease_interval: float = Field(1, gt=0)
     sweep_interval: float = Field(0.5, gt=0)
@@ -60,12 +78,24 @@ class Settings(BaseSettings):
 
 def load() -> Settings:
     """Read the environment. Raises ConfigurationError, which names the variable and never its value."""
+    settings, refused = survey()
+    if refused:
+        raise ConfigurationError(refused[0])
+    return settings
+
+
+def survey() -> tuple[Settings, list[str]]:
+    """Read the environment as far as it can be read; a sentence on each variable that cannot, and counts as not set."""
     try:
-        return Settings()
+        return Settings(), []
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        variable = "_".join(["RUNSTREAM", str(first["loc"][0]).upper()])
-        path = ".".join(str(part) for part in first["loc"][1:])
-        raise ConfigurationError(f"{variable}{' at ' + path if path else ''}: {first['msg']}") from None
-    except ValueError as error:
-        raise ConfigurationError(f"{error}; it takes JSON.") from None
+        errors = error.errors(include_url=False, include_input=False)
+    unset = {str(each["loc"][0]) for each in errors}
+    defaults = {name: Settings.model_fields[name].get_default() for name in unset}
+    return Settings(**defaults), [_sentence(each) for each in errors]
+
+
+def _sentence(error: ErrorDetails) -> str:
+    variable, *path = error["loc"]
+    place = f" at {'.'.join(str(part) for part in path)}" if path else ""
+    return f"RUNSTREAM_{str(variable).upper()}{place}: {error['msg']}"
