@@ -347,7 +347,7 @@ async def test_a_provider_that_speaks_no_tls_is_unavailable(kind: str, simulator
 
 
 async def test_a_provider_that_accepts_and_says_nothing_runs_out_of_time(kind: str) -> None:
-    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     provider = build(ProviderConfig("local", kind, f"http://127.0.0.1:{port}/v1"))
     outcome = await generate(provider, call("sim:1"), replace(PATIENT, first_token=0.2))

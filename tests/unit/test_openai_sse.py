@@ -8,31 +8,32 @@ from runstream.domain.errors import ProviderProtocolError
 from runstream.providers.sse import EventReader
 
 LINE = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=12)
-COMMENT = LINE.map(lambda text: ":" + text)
-OTHER_FIELD = st.sampled_from(["event: message", "id: 7", "retry: 10", "dataset: x", "id"])
-LINE_END = st.sampled_from(["\n", "\r\n", "\r"])
+IGNORED = st.one_of(LINE.map(lambda text: ":" + text), st.sampled_from(["event: message", "id: 7", "dataset: x", "id"]))
 
 
 @st.composite
 def streams(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
-    """A stream's bytes and the data of its events, every end of a line drawn anew."""
-    parts: list[str] = [draw(st.sampled_from(["", "\ufeff"]))]
+    """A stream's bytes and the data of its events; the end of each line is drawn anew."""
+    sent = draw(st.sampled_from(["", "\ufeff"]))
     expected = []
+
+    def end_line() -> None:
+        nonlocal sent
+        # LF right after CR would be that line's end, and not another one.
+        sent += draw(st.sampled_from(["\r", "\r\n"] if sent.endswith("\r") else ["\n", "\r", "\r\n"]))
+
     for lines in draw(st.lists(st.lists(LINE, max_size=3), max_size=8)):
         for line in lines:
-            parts += [
-                draw(
-                    st.one_of(
-                        st.just(""), COMMENT.map(lambda text: text + "\n"), OTHER_FIELD.map(lambda text: text + "\n")
-                    )
-                )
-            ]
-            space = " " if line.startswith(" ") else draw(st.sampled_from(["", " "]))
-            parts += ["data:", space, line, draw(LINE_END)]
-        parts += [draw(LINE_END) for _ in range(draw(st.integers(1, 3)))]
+            for ignored in draw(st.lists(IGNORED, max_size=2)):
+                sent += ignored
+                end_line()
+            sent += "data:" + (" " if line.startswith(" ") else draw(st.sampled_from(["", " "]))) + line
+            end_line()
+        for _ in range(draw(st.integers(1, 3))):
+            end_line()
         if lines:
             expected.append("\n".join(lines).encode())
-    return "".join(parts).encode(), expected
+    return sent.encode(), expected
 
 
 def read_all(stream: bytes, cuts: list[int]) -> list[bytes]:
