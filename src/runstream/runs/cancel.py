@@ -50,5 +50,5 @@ class Cancel:
             was=Status.QUEUED,
             attempt=run.attempt,
             status=Status.CANCELLED,
-            data={"partial": False},
+            reason="cancelled",
         )

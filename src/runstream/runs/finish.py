@@ -9,6 +9,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from runstream.domain import events
+from runstream.domain.cursor import Cursor
 from runstream.domain.errors import Unavailable
 from runstream.domain.run import Ending, Status
 from runstream.domain.transcript import Transcript
@@ -85,16 +86,23 @@ async def end_unwritten(
     was: Status,
     attempt: int,
     status: Status,
-    data: Mapping[str, Any],
+    reason: str,
+    error: Mapping[str, Any] | None = None,
 ) -> bool:
     """End a run that no worker writes; False where its status or attempt has changed.
 
     The end takes the next attempt's number, so that whoever still writes the last one is fenced, and every reader
-    sees the end as something new, wherever it was.
+    sees the end as something new, wherever it was. Where there was an attempt, readers are told to forget it, for
+    `reason`, and given again as much of its text as is left in the log: what they hold is then what the row holds.
     """
     transcript = Transcript(attempt + 1)
+    text = await _left(token_log, run_id, attempt) if attempt else ""
+    if attempt:
+        transcript.append(events.RESTARTED, {"attempt": transcript.attempt, "reason": reason})
+        transcript.append(events.DELTA, {"text": text})
+    data = {"partial": bool(text)} if error is None else {"error": error, "partial": bool(text)}
     transcript.append(terminal_event(status), data)
-    ending = Ending(status, transcript.attempt, transcript.dump(), error=data.get("error"))
+    ending = Ending(status, transcript.attempt, transcript.dump(), output=text or None, error=error)
     if not await store.end(run_id, ending, was=was, attempt=attempt):
         return False
     ENDED.labels(status).inc()
@@ -103,3 +111,19 @@ async def end_unwritten(
     except (RedisError, OSError, TimeoutError) as error:
         log.warning("end_not_announced", run_id=run_id, error=type(error).__name__)
     return True
+
+
+async def _left(token_log: TokenLog, run_id: str, attempt: int) -> str:
+    """The attempt's text as far as its log holds it."""
+    texts: list[str] = []
+    cursor, more = Cursor(attempt, 0), True
+    try:
+        while more:
+            entries, more = await token_log.read(run_id, cursor)
+            for entry in entries:
+                cursor = entry.cursor
+                if entry.attempt == attempt and entry.type == events.DELTA:
+                    texts.append(entry.event().data["text"])
+    except (RedisError, OSError, TimeoutError) as error:
+        log.warning("text_not_kept", run_id=run_id, error=type(error).__name__)
+    return "".join(texts)

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Mapping
 
 import structlog
 from redis.exceptions import RedisError
@@ -19,6 +20,7 @@ _LIMIT = 100
 """Runs of each kind that one sweep takes on; the next one follows soon."""
 _OVERDUE = 5.0
 """Seconds after which a queued run's job is looked for again."""
+_REASON = "worker_lost"
 _FORGET = 3600.0
 """Seconds that the row of a dead worker is kept."""
 
@@ -49,27 +51,30 @@ class Sweep:
                 log.warning("sweep_failed", error=type(error).__name__)
 
     async def once(self) -> None:
+        requeued: list[Lapsed] = []
         for lapsed in await self._store.lapsed(_LIMIT):
-            if await self._take_up(lapsed):
+            if await self._take_up(lapsed, requeued):
                 LAPSED.inc()
                 log.warning("lease_lapsed", run_id=lapsed.run_id, tenant=lapsed.tenant, attempt=lapsed.attempt)
+        for lapsed in requeued:
+            await self._jobs.enqueue(lapsed.run_id, lapsed.attempt, lapsed.queue)
         for run_id, attempt, queue in await self._store.stranded(overdue=_OVERDUE, limit=_LIMIT):
             if await self._jobs.enqueue(run_id, attempt, queue):
                 STRANDED.inc()
         await self._leases.forget_dead(_FORGET)
 
-    async def _take_up(self, lapsed: Lapsed) -> bool:
+    async def _take_up(self, lapsed: Lapsed, requeued: list[Lapsed]) -> bool:
         if lapsed.cancel_requested:
-            return await self._end(lapsed, Status.CANCELLED, {"partial": False})
+            return await self._end(lapsed, Status.CANCELLED)
         if lapsed.attempt >= lapsed.max_attempts:
-            error = {"code": "worker_lost", "message": "Each attempt's worker was lost before it was done."}
-            return await self._end(lapsed, Status.FAILED, {"error": error, "partial": False})
-        if not await self._store.requeue(lapsed.run_id, lapsed.attempt, reason="worker_lost", delay=0):
+            error = {"code": _REASON, "message": "Each attempt's worker was lost before it was done."}
+            return await self._end(lapsed, Status.FAILED, error)
+        if not await self._store.requeue(lapsed.run_id, lapsed.attempt, reason=_REASON, delay=0):
             return False
-        await self._jobs.enqueue(lapsed.run_id, lapsed.attempt, lapsed.queue)
+        requeued.append(lapsed)
         return True
 
-    async def _end(self, lapsed: Lapsed, status: Status, data: dict[str, object]) -> bool:
+    async def _end(self, lapsed: Lapsed, status: Status, error: Mapping[str, str] | None = None) -> bool:
         return await end_unwritten(
             self._store,
             self._log,
@@ -77,5 +82,6 @@ class Sweep:
             was=Status.RUNNING,
             attempt=lapsed.attempt,
             status=status,
-            data=data,
+            reason=_REASON,
+            error=error,
         )
