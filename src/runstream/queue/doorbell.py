@@ -1,7 +1,6 @@
 """arq's worker, woken as soon as a job is there."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import Any
@@ -84,7 +83,7 @@ class WokenWorker(Worker):
         if not self.allow_pick_jobs or room <= 0:
             return False
         again = int(self.in_progress_timeout_s * 1000)
-        due = await self._take([self.queue_name], [int(time.time() * 1000), room, again, in_progress_key_prefix])
+        due = await self._take([self.queue_name], [room, again, in_progress_key_prefix])
         for job_id, score in zip(due[::2], due[1::2], strict=True):
             self._start(job_id.decode(), int(float(score)))
         return bool(due)

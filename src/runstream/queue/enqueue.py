@@ -41,13 +41,11 @@ class JobQueue:
 
         Raises redis' errors: the run is not lost then, the sweep finds it.
         """
-        now = int(time.time() * 1000)
         job_id = f"{run_id}:{attempt}"
         keys = [job_key_prefix + job_id, queue_key(queue), doorbell_key(queue)]
-        job = serialize_job(JOB, (run_id,), {}, None, now, serializer=dumps)
-        score = now + int(delay * 1000)
+        job = serialize_job(JOB, (run_id,), {}, None, int(time.time() * 1000), serializer=dumps)
         ttl = int((delay + _KEEP) * 1000)
-        return bool(await self._script(keys, [job_id, job, ttl, score, _BELLS]))
+        return bool(await self._script(keys, [job_id, job, ttl, int(delay * 1000), _BELLS]))
 
     async def depth(self, queue: str) -> int:
         """Jobs that wait or are being run."""
