@@ -1,0 +1,183 @@
+"""What acceptance tests put between the system and themselves: a browser, a network that breaks, Node's packages."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.async_api import Browser, BrowserContext, Playwright, async_playwright
+
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM_OPTIONS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-dev-shm-usage",
+    "--disable-sync",
+    "--no-first-run",
+)
+NPM_PACKAGES = ("eventsource@4.1.1", "@microsoft/fetch-event-source@2.0.1")
+INSTALL_TIMEOUT = 300
+
+
+@pytest.fixture(scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """Chromium, which takes every name below `.test` for this machine."""
+    async with async_playwright() as playwright:
+        options = [*CHROMIUM_OPTIONS, "--host-resolver-rules=MAP *.test 127.0.0.1"]
+        browser = await playwright.chromium.launch(executable_path=_chromium(playwright), args=options)
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture
+async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
+    """A browser profile of the test's own. No script of a page may fail, nor try what its policy forbids."""
+    context = await browser.new_context()
+    failures: list[str] = []
+    context.on("weberror", lambda failure: failures.append(str(failure.error)))
+    context.on("console", lambda line: "Content Security Policy" in line.text and failures.append(line.text))
+    yield context
+    await context.close()
+    assert failures == []
+
+
+def _chromium(playwright: Playwright) -> str:
+    if found := _installed_chromium(playwright):
+        return found
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        with _one_at_a_time("apt"):
+            for command in ("update", "install -y --no-install-recommends chromium"):
+                subprocess.run(["apt-get", *command.split()], capture_output=True, timeout=INSTALL_TIMEOUT, check=False)
+    if found := _installed_chromium(playwright):
+        return found
+    pytest.fail(
+        "The page's tests need a Chromium: install one (`apt-get install chromium`, or `uv run playwright install "
+        "chromium`), or name its executable in RUNSTREAM_CHROMIUM."
+    )
+
+
+def _installed_chromium(playwright: Playwright) -> str | None:
+    candidates = [os.environ.get("RUNSTREAM_CHROMIUM"), *CHROMIUM_NAMES, playwright.chromium.executable_path]
+    return next((path for name in candidates if name and (path := shutil.which(name))), None)
+
+
+@contextmanager
+def _one_at_a_time(name: str) -> Iterator[None]:
+    """Hold a lock against the other test processes of this machine."""
+    path = Path(tempfile.gettempdir(), f"runstream-test-{os.geteuid()}-{name}.lock")
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class Network:
+    """A way to a server that can be broken: what is open is cut, and nothing gets through until it is mended."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.connections = 0
+        self._target = (host, port)
+        self._open: set[asyncio.StreamWriter] = set()
+        self._broken = False
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def stop(self) -> None:
+        self._server.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """Reset every open connection; new ones get through."""
+        for writer in self._open:
+            writer.transport.abort()
+
+    def break_(self) -> None:
+        self._broken = True
+        self.cut()
+
+    def mend(self) -> None:
+        self._broken = False
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._broken:
+            writer.transport.abort()
+            return
+        self.connections += 1
+        try:
+            upstream_reader, upstream_writer = await asyncio.open_connection(*self._target)
+        except OSError:
+            writer.transport.abort()
+            return
+        both = {writer, upstream_writer}
+        self._open |= both
+        try:
+            await asyncio.gather(_pump(reader, upstream_writer), _pump(upstream_reader, writer))
+        finally:
+            self._open -= both
+            for each in both:
+                each.transport.abort()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Pass on what comes, and the end when it does."""
+    try:
+        while chunk := await reader.read(65536):
+            writer.write(chunk)
+            await writer.drain()
+        writer.write_eof()
+    except OSError:
+        writer.transport.abort()
+
+
+@pytest.fixture
+async def network(stack) -> AsyncIterator[Network]:
+    """The way to the API; its `url` stands for the API's own."""
+    target = urlsplit(stack.url)
+    network = Network(target.hostname, target.port)
+    await network.start()
+    yield network
+    await network.stop()
+
+
+@pytest.fixture(scope="session")
+def node() -> str:
+    if found := shutil.which("node"):
+        return found
+    sentence = "The JavaScript clients' tests need Node >= 20 (`node` and `npm`) on the PATH."
+    if os.environ.get("CI"):
+        pytest.fail(sentence)
+    pytest.skip(sentence)
+
+
+@pytest.fixture(scope="session")
+def npm_packages(node: str) -> Path:
+    """The directory in which the npm clients have been installed; kept from session to session."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "runstream-tests"
+    cache.mkdir(parents=True, exist_ok=True)
+    done = cache / "-".join(name.replace("/", "-") for name in NPM_PACKAGES)
+    with _one_at_a_time("npm"):
+        if not done.exists():
+            unfinished = tempfile.mkdtemp(dir=cache)
+            _npm_install(unfinished)
+            os.rename(unfinished, done)
+    return done
+
+
+def _npm_install(directory: str) -> None:
+    command = ["npm", "install", "--prefix", directory, "--no-audit", "--no-fund", "--ignore-scripts", *NPM_PACKAGES]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT, check=False)
+    if done.returncode:
+        pytest.fail(f"npm could not install {' and '.join(NPM_PACKAGES)}: {done.stderr.strip()}")
