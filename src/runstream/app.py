@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from types import FrameType
 
 import uvicorn
@@ -14,7 +14,7 @@ from runstream.api.auth import KeyCheck
 from runstream.api.context import CheckedBody, RequestContext
 from runstream.api.documents import describe
 from runstream.api.services import Services
-from runstream.connections import redis_client
+from runstream.connections import open_log, redis_client
 from runstream.console.routes import console_router
 from runstream.features.registry import FEATURES
 from runstream.gateway.routes import Routes
@@ -28,7 +28,6 @@ from runstream.storage.database import connect
 from runstream.storage.keys import KeyStore
 from runstream.storage.runs import RunStore
 from runstream.stream.hub import Hub
-from runstream.stream.log import TokenLog
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -37,23 +36,21 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        services = _services(settings, routes)
-        app.state.services = services
-        relay = asyncio.create_task(services.hub.run())
-        try:
-            yield
-        finally:
-            relay.cancel()
-            with suppress(asyncio.CancelledError):
-                await relay
-            await services.redis.aclose()
-            await services.engine.dispose()
+        async with _services(settings, routes) as services:
+            app.state.services = services
+            relay = asyncio.create_task(services.hub.run())
+            try:
+                yield
+            finally:
+                relay.cancel()
+                await asyncio.wait([relay])
 
     app = FastAPI(
         title="Runstream",
         version=__version__,
         summary="Runs LLM generations for an application and never loses one.",
         lifespan=lifespan,
+        redirect_slashes=False,
     )
     app.include_router(runs.router)
     app.include_router(operations.router)
@@ -67,7 +64,8 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _services(settings: Settings, routes: Routes) -> Services:
+@asynccontextmanager
+async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Services]:
     engine = connect(
         settings.database_url.get_secret_value(),
         pool_size=settings.database_pool,
@@ -76,9 +74,10 @@ def _services(settings: Settings, routes: Routes) -> Services:
     redis = redis_client(settings)
     store = RunStore(engine)
     jobs = JobQueue(redis)
-    token_log = TokenLog(redis, ttl=settings.stream_ttl, ended_ttl=settings.stream_ended_ttl)
+    waiting = redis_client(settings, waiting=True)
+    token_log = open_log(settings, waiting)
     hub = Hub(
-        redis_client(settings, waiting=True),
+        waiting,
         events.frame,
         buffer=settings.stream_buffer,
         heartbeat=settings.heartbeat,
@@ -94,7 +93,7 @@ def _services(settings: Settings, routes: Routes) -> Services:
         queue=settings.queue,
         max_attempts=settings.max_attempts,
     )
-    return Services(
+    yield Services(
         engine=engine,
         redis=redis,
         store=store,
@@ -106,6 +105,10 @@ def _services(settings: Settings, routes: Routes) -> Services:
         cancel=Cancel(store=store, token_log=token_log, redis=redis, watch=watch),
         watch=watch,
     )
+    await token_log.aclose()
+    await redis.aclose()
+    await waiting.aclose()
+    await engine.dispose()
 
 
 class _Server(uvicorn.Server):

@@ -8,6 +8,7 @@ from redis.asyncio.connection import ConnectionPool
 from runstream.domain.errors import ConfigurationError
 from runstream.providers.base import ProviderConfig, Timeouts
 from runstream.settings import Settings
+from runstream.stream.log import TokenLog
 
 
 def redis_client(settings: Settings, *, waiting: bool = False) -> Redis:
@@ -25,6 +26,13 @@ def redis_client(settings: Settings, *, waiting: bool = False) -> Redis:
     except ValueError:
         raise ConfigurationError("RUNSTREAM_REDIS_URL is not a URL such as redis://host:6379/0.") from None
     return Redis(connection_pool=pool)
+
+
+def open_log(settings: Settings, waiting: Redis) -> TokenLog:
+    """The token log, over a client made with `waiting`."""
+    return TokenLog(
+        waiting, timeout=settings.redis_timeout, ttl=settings.stream_ttl, ended_ttl=settings.stream_ended_ttl
+    )
 
 
 def provider_configs(settings: Settings) -> Mapping[str, ProviderConfig]:

@@ -11,7 +11,7 @@ from arq.connections import ArqRedis
 from prometheus_client import start_http_server
 from redis.exceptions import RedisError
 
-from runstream.connections import provider_configs, redis_client, timeouts
+from runstream.connections import open_log, provider_configs, redis_client, timeouts
 from runstream.domain.errors import Unavailable
 from runstream.domain.ids import new_id
 from runstream.features.registry import FEATURES
@@ -29,7 +29,6 @@ from runstream.settings import Settings
 from runstream.storage.database import connect
 from runstream.storage.leases import LeaseStore
 from runstream.storage.runs import RunStore
-from runstream.stream.log import TokenLog
 from runstream.stream.writer import WriteLoop
 
 _PAUSE = 1.0
@@ -60,8 +59,8 @@ class _Process:
         store = RunStore(self._engine)
         leases = LeaseStore(self._engine)
         jobs = JobQueue(self._redis)
-        token_log = TokenLog(self._redis, ttl=settings.stream_ttl, ended_ttl=settings.stream_ended_ttl)
-        self._write_loop = WriteLoop(token_log, timeout=settings.redis_timeout)
+        self._token_log = open_log(settings, self._waiting)
+        self._write_loop = WriteLoop(self._token_log)
         self._execute = Execute(
             worker=self._id,
             store=store,
@@ -76,7 +75,7 @@ class _Process:
             leases, self._id, socket.gethostname(), duration=settings.lease, interval=settings.lease_interval
         )
         self._sweep = Sweep(
-            store=store, leases=leases, jobs=jobs, token_log=token_log, interval=settings.sweep_interval
+            store=store, leases=leases, jobs=jobs, token_log=self._token_log, interval=settings.sweep_interval
         )
 
     async def run(self) -> None:
@@ -152,6 +151,7 @@ class _Process:
             log.warning("lease_not_released", error=error.message)
         for provider in self._providers.values():
             await provider.aclose()
+        await self._token_log.aclose()
         await self._redis.aclose()
         await self._waiting.aclose()
         await self._engine.dispose()

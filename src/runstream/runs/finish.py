@@ -108,8 +108,8 @@ async def end_unwritten(
     ENDED.labels(status).inc()
     try:
         await token_log.append([Append(run_id, transcript.attempt, 0, transcript.since(0))])
-    except (RedisError, OSError, TimeoutError) as error:
-        log.warning("end_not_announced", run_id=run_id, error=type(error).__name__)
+    except (RedisError, OSError, TimeoutError) as unsaid:
+        log.warning("end_not_announced", run_id=run_id, error=type(unsaid).__name__)
     return True
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import structlog
 from redis.asyncio import Redis
-from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from runstream.metrics import DROPPED_BUFFERS, READERS

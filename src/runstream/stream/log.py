@@ -1,5 +1,6 @@
 """The token log: a run's events in a Redis Stream while it is under way, each published as it is appended."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -11,6 +12,7 @@ from redis.asyncio import Redis
 
 from runstream.domain.cursor import Cursor
 from runstream.domain.events import TERMINAL, Event
+from runstream.stream.script import ScriptConnection
 
 PREFIX = "runstream:run:"
 _FIELD = b"e"
@@ -96,14 +98,19 @@ def parse_message(message: bytes) -> Entry:
 
 
 class TokenLog:
-    """Appends and reads. Every call is bounded by the client's own timeouts and raises redis' errors."""
+    """Appends and reads. A call takes no longer than `timeout`, and raises TimeoutError or redis' errors."""
 
-    def __init__(self, redis: Redis, *, ttl: float, ended_ttl: float) -> None:
-        """`ttl` and `ended_ttl`, in seconds: how long a log outlives its last append, before and after the end."""
+    def __init__(self, redis: Redis, *, timeout: float, ttl: float, ended_ttl: float) -> None:
+        """`redis` is without a read timeout: one deadline a call costs less than its one for each write and read.
+
+        `ttl` and `ended_ttl`, in seconds: how long a log outlives its last append, before and after the end.
+        """
         self._redis = redis
+        self._timeout = timeout
         self._ttl = int(ttl * 1000)
         self._ended_ttl = int(ended_ttl * 1000)
-        self._script = redis.register_script(files(__package__).joinpath("append.lua").read_text())
+        source = files(__package__).joinpath("append.lua").read_text()
+        self._append = ScriptConnection(redis, source, timeout=timeout)
 
     async def append(self, batch: Sequence[Append]) -> list[Appended]:
         """Append and publish for several runs in one call; each run's events go in together or not at all."""
@@ -115,10 +122,14 @@ class TokenLog:
             arguments += (append.attempt, append.start, ttl, len(append.events))
             for event in append.events:
                 arguments += (event.end, b"%d %b %b" % (event.start, event.type.encode(), orjson.dumps(event.data)))
-        answer: list[int] = await self._script(keys, arguments)
+        answer: list[int] = await self._append(keys, arguments)
         return [Appended(Outcome(answer[i]), answer[i + 1]) for i in range(0, len(answer), 2)]
 
     async def read(self, run_id: str, after: Cursor) -> tuple[list[Entry], bool]:
         """The next entries that end after `after`, and whether there may be more."""
-        found = await self._redis.xrange(key(run_id), min=f"({after}", count=_PAGE)
+        async with asyncio.timeout(self._timeout):
+            found = await self._redis.xrange(key(run_id), min=f"({after}", count=_PAGE)
         return [parse(entry_id, fields[_FIELD]) for entry_id, fields in found], len(found) == _PAGE
+
+    async def aclose(self) -> None:
+        await self._append.aclose()

@@ -51,17 +51,20 @@ class Reader:
             self._subscription = subscription
             while not subscription.closing:
                 await subscription.wait()
-                async for frames in self._next(subscription):
+                if frames := self._join(subscription.take(), subscription):
                     yield frames
-                    if frames and frames[-1].entry.terminal:
+                    if frames[-1].entry.terminal:
                         return
+                if subscription.behind or subscription.heartbeat:
+                    async for frames in self._catch_up(subscription):
+                        yield frames
+                        if frames and frames[-1].entry.terminal:
+                            return
 
-    async def _next(self, subscription: Subscription) -> AsyncGenerator[Sequence[Frame]]:
+    async def _catch_up(self, subscription: Subscription) -> AsyncGenerator[Sequence[Frame]]:
         if subscription.behind:
             async for frames in self._history(subscription):
                 yield frames
-        elif frames := self._join(subscription.take(), subscription):
-            yield frames
         if subscription.heartbeat:
             subscription.heartbeat = False
             yield await self._look_up(subscription)

@@ -82,9 +82,8 @@ class WriteLoop:
     timer.
     """
 
-    def __init__(self, token_log: TokenLog, *, timeout: float) -> None:
+    def __init__(self, token_log: TokenLog) -> None:
         self._log = token_log
-        self._timeout = timeout
         self._waiting: dict[Writer, None] = {}
         self._wake = asyncio.Event()
 
@@ -118,8 +117,7 @@ class WriteLoop:
     async def _send(self) -> None:
         writers = self._next()
         batch = [writer.pending() for writer in writers]
-        async with asyncio.timeout(self._timeout):
-            answers = await self._log.append(batch)
+        answers = await self._log.append(batch)
         for writer, append, answer in zip(writers, batch, answers, strict=True):
             if writer in self._waiting:
                 del self._waiting[writer]

@@ -1,0 +1,58 @@
+"""One connection that calls one script, over and over."""
+
+import asyncio
+from collections.abc import Sequence
+from hashlib import sha1
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
+
+
+class ScriptConnection:
+    """Calls a script at less than half of what a call through the client's pool costs: it is made for every token.
+
+    The connection is opened by the first call, and after any failure anew by the next one, which loads the script.
+    """
+
+    def __init__(self, redis: Redis, source: str, *, timeout: float) -> None:
+        """`redis` is without a read timeout: `timeout`, in seconds, bounds a call, connecting included."""
+        self._redis = redis
+        self._source = source
+        self._sha = sha1(source.encode()).hexdigest()  # noqa: S324 - the name that Redis gives a script
+        self._timeout = timeout
+        self._turn = asyncio.Lock()
+        self._connection: AbstractConnection | None = None
+
+    async def __call__(self, keys: Sequence[str], arguments: Sequence[bytes | int]) -> Any:
+        """The script's answer. Raises TimeoutError or redis' errors; whether it took effect is then not known."""
+        async with self._turn, asyncio.timeout(self._timeout):
+            connection, self._connection = self._connection, None
+            if connection is None:
+                connection = await self._connect()
+            try:
+                answer = await _call(connection, "EVALSHA", self._sha, len(keys), *keys, *arguments)
+            except BaseException:
+                await connection.disconnect(nowait=True)
+                raise
+            self._connection = connection
+            return answer
+
+    async def _connect(self) -> AbstractConnection:
+        connection: AbstractConnection = self._redis.connection_pool.make_connection()
+        try:
+            await connection.connect()
+            await _call(connection, "SCRIPT", "LOAD", self._source)
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        return connection
+
+    async def aclose(self) -> None:
+        if self._connection is not None:
+            await self._connection.disconnect()
+
+
+async def _call(connection: AbstractConnection, *command: str | bytes | int) -> Any:
+    await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+    return await connection.read_response()
