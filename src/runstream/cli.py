@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from runstream.client.access import DEFAULT_URL
 from runstream.domain.errors import RunstreamError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -15,7 +16,13 @@ app.add_typer(keys, name="keys")
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Url = Annotated[str, typer.Option(envvar="RUNSTREAM_URL", help="Where Runstream answers.")]
-Key = Annotated[str, typer.Option(envvar="RUNSTREAM_KEY", help="An API key, 'rs_...'. Better in the environment.")]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        envvar="RUNSTREAM_KEY", help="An API key, better in the environment. Else that of dev, if it is here."
+    ),
+]
+RunId = Annotated[str, typer.Argument(metavar="RUN")]
 
 
 def main() -> None:
@@ -62,9 +69,11 @@ def worker() -> None:
 def migrate() -> None:
     """Bring the database's tables up to date."""
     from runstream.settings import load
+    from runstream.storage.command import explained
     from runstream.storage.migrate import upgrade
 
-    upgrade(load().database_url.get_secret_value())
+    with explained():
+        upgrade(load().database_url.get_secret_value())
 
 
 @keys.command("create")
@@ -98,29 +107,37 @@ def revoke_key(key_id: Annotated[str, typer.Argument(help="As 'runstream keys li
 
 @app.command()
 def run(
-    prompt: str,
-    key: Key,
-    url: Url = "http://127.0.0.1:8000",
+    prompt: Annotated[str, typer.Argument(help="What to ask; '-' reads it from standard input.")],
+    key: Key = None,
+    url: Url = DEFAULT_URL,
     model: Annotated[str | None, typer.Option(help="Else the server's default.")] = None,
 ) -> None:
     """Generate, and print the text as it comes. It goes on through restarts of the server and lost connections."""
-    from runstream.client import Client
+    from runstream.client.commands import Client
 
     raise typer.Exit(Client(url, key).run(prompt, model))
 
 
 @app.command()
-def tail(run_id: Annotated[str, typer.Argument(metavar="RUN")], key: Key, url: Url = "http://127.0.0.1:8000") -> None:
+def tail(run_id: RunId, key: Key = None, url: Url = DEFAULT_URL) -> None:
     """Print a run's text from its beginning, and follow it to its end."""
-    from runstream.client import Client
+    from runstream.client.commands import Client
 
     raise typer.Exit(Client(url, key).tail(run_id))
 
 
 @app.command()
+def cancel(run_id: RunId, key: Key = None, url: Url = DEFAULT_URL) -> None:
+    """Stop a run; the text that there is is kept."""
+    from runstream.client.commands import Client
+
+    raise typer.Exit(Client(url, key).cancel(run_id))
+
+
+@app.command()
 def doctor() -> None:
     """Check configuration, database, migrations, Redis and providers, without spending a token."""
-    from runstream.doctor import examine
+    from runstream.doctor.examination import examine
 
     raise typer.Exit(asyncio.run(examine()))
 

@@ -8,7 +8,7 @@ from runstream.api.auth import hash_key, new_key
 from runstream.domain.errors import InvalidField, NotFound
 from runstream.domain.ids import new_id
 from runstream.settings import load
-from runstream.storage.database import connect
+from runstream.storage.command import opened
 from runstream.storage.keys import KeyStore
 
 _HINT = 8
@@ -49,8 +49,5 @@ async def revoke(key_id: str) -> None:
 @asynccontextmanager
 async def _store() -> AsyncIterator[KeyStore]:
     settings = load()
-    engine = connect(settings.database_url.get_secret_value(), pool_size=1, timeout=settings.database_timeout)
-    try:
+    async with opened(settings.database_url.get_secret_value(), settings.database_timeout) as engine:
         yield KeyStore(engine)
-    finally:
-        await engine.dispose()

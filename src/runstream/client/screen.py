@@ -1,0 +1,59 @@
+"""What a person sees: the model's text on one stream, all else on another."""
+
+from typing import TextIO
+
+_HARMLESS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"}
+_HARMLESS |= dict.fromkeys(range(127, 160), 65533)
+"""Control characters to pictures of them: a model's text must not steer a person's terminal."""
+
+
+class Screen:
+    """Writes at once. Where `out` is no terminal, it gets the text exactly, and nothing else."""
+
+    def __init__(self, out: TextIO, err: TextIO) -> None:
+        self._out = out
+        self._err = err
+        self._terminal = out.isatty()
+        self._one_terminal = self._terminal and err.isatty()
+        self._wrote = False
+        self._within_line = False
+        if reconfigure := getattr(out, "reconfigure", None):
+            reconfigure(errors="replace")
+
+    def write(self, text: str) -> None:
+        """A piece of the model's text."""
+        self._out.write(text.translate(_HARMLESS) if self._terminal else text)
+        self._out.flush()
+        self._wrote = True
+        self._within_line = not text.endswith("\n")
+
+    def say(self, sentence: str) -> None:
+        """Something about the run."""
+        if self._one_terminal:
+            self._end_line()
+        self._err.write(f"{sentence.translate(_HARMLESS)}\n")
+        self._err.flush()
+
+    def void(self, why: str) -> None:
+        """The text so far does not count. It cannot be taken back, so this is said wherever it stands."""
+        if not self._wrote:
+            self.say(f"{why}.")
+            return
+        told = f"{why}: the text before this line is void."
+        self.say(told)
+        if not self._one_terminal:
+            self._end_line()
+            self._out.write(f"[{told}]\n")
+            self._out.flush()
+        self._wrote = self._within_line = False
+
+    def close(self) -> None:
+        """End the line that a prompt would otherwise stand in."""
+        if self._terminal:
+            self._end_line()
+
+    def _end_line(self) -> None:
+        if self._within_line:
+            self._out.write("\n")
+            self._out.flush()
+            self._within_line = False
