@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runstream.domain.run import Status
 from runstream.storage.database import answering
-from runstream.storage.tables import runs, workers
+from runstream.storage.tables import runs, runs_are, workers
 
 
 class Held(NamedTuple):
@@ -27,7 +27,7 @@ _RENEW = (
     .on_conflict_do_update(index_elements=[workers.c.id], set_={"lease_until": _UNTIL})
 )
 _HELD = select(runs.c.id, runs.c.attempt, runs.c.cancel_requested_at.is_not(None)).where(
-    runs.c.worker == bindparam("worker_id"), runs.c.status == Status.RUNNING
+    runs.c.worker == bindparam("worker_id"), runs_are(Status.RUNNING)
 )
 _NOBODY = "nobody"
 """A worker that never has a lease: what it holds counts as lapsed."""
@@ -73,7 +73,7 @@ class LeaseStore:
 
     async def forget_dead(self, after: float) -> None:
         """Drop the rows of workers whose lease lapsed more than `after` seconds ago and that hold no run."""
-        busy = select(runs.c.worker).where(runs.c.status == Status.RUNNING)
+        busy = select(runs.c.worker).where(runs_are(Status.RUNNING))
         statement = delete(workers).where(
             workers.c.lease_until < func.now() - timedelta(seconds=after), workers.c.id.not_in(busy)
         )

@@ -13,7 +13,7 @@ from runstream.domain.run import Claim, Ending, Request, Run, Status
 from runstream.domain.transcript import Transcript
 from runstream.domain.usage import Usage
 from runstream.storage.database import answering
-from runstream.storage.tables import runs, workers
+from runstream.storage.tables import runs, runs_are, workers
 
 _HEAVY = {"transcript", "policy", "idempotency_hash"}
 _SHOWN = [column for column in runs.c if column.name not in _HEAVY]
@@ -145,7 +145,7 @@ _LAPSED = (
         runs.c.cancel_requested_at.is_not(None),
     )
     .where(
-        runs.c.status == Status.RUNNING,
+        runs_are(Status.RUNNING),
         runs.c.worker.not_in(select(workers.c.id).where(workers.c.lease_until >= func.now())),
     )
     .limit(bindparam("most"))
@@ -157,7 +157,7 @@ _STRANDED = (
         runs.c.id.in_(
             select(runs.c.id)
             .where(
-                runs.c.status == Status.QUEUED,
+                runs_are(Status.QUEUED),
                 runs.c.available_at <= func.now(),
                 or_(runs.c.enqueued_at.is_(None), runs.c.enqueued_at < func.now() - _SECONDS),
             )
@@ -171,7 +171,7 @@ _STRANDED = (
 )
 _COUNTS = (
     select(runs.c.status, func.count().label("runs"))
-    .where(runs.c.status.in_([Status.QUEUED, Status.RUNNING]))
+    .where(runs_are(Status.QUEUED) | runs_are(Status.RUNNING))
     .group_by(runs.c.status)
 )
 
