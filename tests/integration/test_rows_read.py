@@ -77,7 +77,7 @@ async def test_each_step_of_a_run_reads_that_run(engine: AsyncEngine) -> None:
     store = RunStore(engine)
     claimed, running, ending = count(0, 1000), count(1, 1000), Ending(Status.COMPLETED, 1, [])
     request = Request("chat", "1", "fast", input={}, metadata={})
-    made = {"tenant": TENANT, "user": USER, "request": request, "queue": "default", "max_attempts": 3}
+    made: dict[str, Any] = {"tenant": TENANT, "user": USER, "request": request, "queue": "default", "max_attempts": 3}
     steps: dict[str, Callable[[], Awaitable[Any]]] = {
         "asked again": lambda: store.insert(run_id(RUNS), **made, idempotency_key=KEY),
         "got": lambda: store.get(TENANT, run_id(0)),
