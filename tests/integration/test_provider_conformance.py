@@ -84,7 +84,7 @@ async def generate(provider: Provider, asked: Call, timeouts: Timeouts = PATIENT
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(DEADLINE):
-        while not condition():  # noqa: ASYNC110  a server has no event to wait for
+        while not condition():
             await asyncio.sleep(0.005)
 
 

@@ -173,7 +173,7 @@ async def test_statistics_count_calls_streams_and_clients_that_left(
         assert stats["calls"] == {"sim:1": 2, "status:500": 1, "hang:1": 1}
         assert (stats["open_streams"], stats["closed_by_client"]) == (1, 0)
     async with asyncio.timeout(20):
-        while (stats := await get(simulator, "/stats"))["open_streams"]:  # noqa: ASYNC110  a server has no event
+        while (stats := await get(simulator, "/stats"))["open_streams"]:
             await asyncio.sleep(0.005)
     assert stats["closed_by_client"] == 1
     assert (await get(simulator, "/reset", "POST"))["calls"] == {}
