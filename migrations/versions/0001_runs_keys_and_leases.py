@@ -82,17 +82,13 @@ def upgrade() -> None:
         sa.Column("cost", sa.Numeric(precision=20, scale=10), nullable=True),
         sa.Column("cached", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
-        sa.Column(
-            "available_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("available_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("enqueued_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("first_token_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("cancel_requested_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
-        sa.CheckConstraint(
-            "(finished_at is null) = (status in ('queued','running'))", name=op.f("ck_runs_finished")
-        ),
+        sa.CheckConstraint("(finished_at is null) = (status in ('queued','running'))", name=op.f("ck_runs_finished")),
         sa.CheckConstraint("(worker is not null) = (status = 'running')", name=op.f("ck_runs_worker")),
         sa.CheckConstraint(
             "status in ('queued','running','completed','failed','cancelled')", name=op.f("ck_runs_status")
@@ -107,9 +103,7 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("status = 'queued'"),
     )
-    op.create_index(
-        "ix_runs_running", "runs", ["worker"], unique=False, postgresql_where=sa.text("status = 'running'")
-    )
+    op.create_index("ix_runs_running", "runs", ["worker"], unique=False, postgresql_where=sa.text("status = 'running'"))
     op.create_index("ix_runs_tenant_id", "runs", ["tenant", sa.literal_column("id DESC")], unique=False)
     op.create_index(
         "ix_runs_tenant_status_id", "runs", ["tenant", "status", sa.literal_column("id DESC")], unique=False
@@ -121,9 +115,7 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("subject_id is not null"),
     )
-    op.create_index(
-        "ix_runs_tenant_user_id", "runs", ["tenant", "user_id", sa.literal_column("id DESC")], unique=False
-    )
+    op.create_index("ix_runs_tenant_user_id", "runs", ["tenant", "user_id", sa.literal_column("id DESC")], unique=False)
     op.create_index(
         "uq_runs_idempotency_key",
         "runs",
@@ -134,13 +126,9 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.drop_index(
-        "uq_runs_idempotency_key", table_name="runs", postgresql_where=sa.text("idempotency_key is not null")
-    )
+    op.drop_index("uq_runs_idempotency_key", table_name="runs", postgresql_where=sa.text("idempotency_key is not null"))
     op.drop_index("ix_runs_tenant_user_id", table_name="runs")
-    op.drop_index(
-        "ix_runs_tenant_subject", table_name="runs", postgresql_where=sa.text("subject_id is not null")
-    )
+    op.drop_index("ix_runs_tenant_subject", table_name="runs", postgresql_where=sa.text("subject_id is not null"))
     op.drop_index("ix_runs_tenant_status_id", table_name="runs")
     op.drop_index("ix_runs_tenant_id", table_name="runs")
     op.drop_index("ix_runs_running", table_name="runs", postgresql_where=sa.text("status = 'running'"))
