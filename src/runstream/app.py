@@ -24,7 +24,7 @@ from runstream.runs.cancel import Cancel
 from runstream.runs.submit import Submit
 from runstream.runs.watch import Watch
 from runstream.settings import Settings
-from runstream.storage.database import connect
+from runstream.storage.database import asyncpg_url, connect
 from runstream.storage.keys import KeyStore
 from runstream.storage.runs import RunStore
 from runstream.stream.hub import Hub
@@ -33,6 +33,7 @@ from runstream.stream.hub import Hub
 def create_app(settings: Settings) -> FastAPI:
     """Opens nothing until it is served. Raises ConfigurationError."""
     routes = Routes(settings.models, settings.providers)
+    _check_addresses(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -62,6 +63,12 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(CheckedBody, limit=settings.max_body)
     app.add_middleware(RequestContext)
     return app
+
+
+def _check_addresses(settings: Settings) -> None:
+    """Before the server starts, which would make a traceback of what is wrong with them."""
+    asyncpg_url(settings.database_url.get_secret_value())
+    redis_client(settings)
 
 
 @asynccontextmanager
