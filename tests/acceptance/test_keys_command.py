@@ -1,0 +1,153 @@
+"""`runstream keys`, and what the other commands say of a database that cannot be used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from runstream.embedded.port import free_port
+from stack import Stack
+
+DEADLINE = 60
+SECRET = "s3cret-51aa"
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def command(stack: Stack, tmp_path: Path) -> Command:
+    """Runs a command on the shared stack, but for what is given: `command("migrate", database_url=...)`."""
+
+    def run(*arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
+        given = {f"RUNSTREAM_{name.upper()}": value for name, value in changed.items()}
+        return subprocess.run(
+            [sys.executable, "-m", "runstream", *arguments],
+            cwd=tmp_path,
+            env={**stack.environment, **given},
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def tenant() -> str:
+    return f"tenant-{uuid4().hex}"
+
+
+def status_with(stack: Stack, key: str) -> int:
+    """What the API answers to a request with this key."""
+    headers = {"Authorization": f"Bearer {key}"}
+    return httpx.get(f"{stack.url}/v1/runs", headers=headers, timeout=DEADLINE).status_code
+
+
+def test_the_key_is_the_last_word_that_create_prints_and_opens_the_api(
+    stack: Stack, command: Command, tenant: str
+) -> None:
+    created = command("keys", "create", "--tenant", tenant, "--user", "Ada Lovelace")
+    assert created.returncode == 0, created.stderr
+    key = created.stdout.split()[-1]
+    assert key.startswith("rs_")
+    assert status_with(stack, key) == 200
+
+
+def test_each_key_is_another(command: Command, tenant: str) -> None:
+    keys = {command("keys", "create", "--tenant", tenant, "--user", "ada").stdout.split()[-1] for _ in range(2)}
+    assert len(keys) == 2
+
+
+def test_list_shows_a_tenants_keys_without_the_keys(command: Command, tenant: str) -> None:
+    key = command("keys", "create", "--tenant", tenant, "--user", "ada").stdout.split()[-1]
+    command("keys", "create", "--tenant", f"{tenant}-other", "--user", "bob")
+    listed = command("keys", "list", "--tenant", tenant)
+    assert listed.returncode == 0
+    (line,) = listed.stdout.splitlines()
+    assert line.split()[1:4] == [f"{key[:8]}...", tenant, "ada"]
+    assert key not in listed.stdout
+
+
+def test_list_without_a_tenant_shows_everybodys(command: Command, tenant: str) -> None:
+    for name in (tenant, f"{tenant}-other"):
+        command("keys", "create", "--tenant", name, "--user", "ada")
+    shown = {line.split()[2] for line in command("keys", "list").stdout.splitlines()}
+    assert {tenant, f"{tenant}-other"} <= shown
+
+
+def test_a_revoked_key_opens_nothing_and_is_still_listed_as_revoked(
+    stack: Stack, command: Command, tenant: str
+) -> None:
+    key = command("keys", "create", "--tenant", tenant, "--user", "ada").stdout.split()[-1]
+    key_id = command("keys", "list", "--tenant", tenant).stdout.split()[0]
+    revoked = command("keys", "revoke", key_id)
+    assert revoked.returncode == 0
+    assert revoked.stdout == f"Revoked {key_id}.\n"
+    assert status_with(stack, key) == 401
+    assert "revoked" in command("keys", "list", "--tenant", tenant).stdout
+
+
+def test_revoking_twice_or_what_is_not_there_fails_in_a_sentence(command: Command, tenant: str) -> None:
+    command("keys", "create", "--tenant", tenant, "--user", "ada")
+    key_id = command("keys", "list", "--tenant", tenant).stdout.split()[0]
+    command("keys", "revoke", key_id)
+    for unknown in (key_id, "key_nothing"):
+        refused = command("keys", "revoke", unknown)
+        assert refused.returncode == 1
+        assert refused.stderr == "runstream: There is no such key, or it is revoked already.\n"
+
+
+@pytest.mark.parametrize("tenant", ["", "a b", "-a", "ä", "x" * 65])
+def test_a_tenant_must_have_a_plain_name(command: Command, tenant: str) -> None:
+    refused = command("keys", "create", f"--tenant={tenant}", "--user", "ada")
+    assert refused.returncode == 1
+    assert refused.stderr == "runstream: A tenant's name is 1 to 64 letters, digits, '_', '.' or '-'.\n"
+
+
+@pytest.mark.parametrize("user", ["", "a\nb", "x" * 129])
+def test_a_user_must_have_a_printable_name(command: Command, tenant: str, user: str) -> None:
+    refused = command("keys", "create", "--tenant", tenant, "--user", user)
+    assert refused.returncode == 1
+    assert refused.stderr == "runstream: A user's name is 1 to 128 printable characters.\n"
+
+
+def test_before_the_migrations_it_says_to_run_them(command: Command, empty_database_url: str) -> None:
+    refused = command("keys", "create", "--tenant", "acme", "--user", "ada", database_url=empty_database_url)
+    assert refused.returncode == 1
+    assert refused.stderr == "runstream: The database's tables are not up to date: run 'runstream migrate'.\n"
+    assert command("migrate", database_url=empty_database_url).returncode == 0
+    created = command("keys", "create", "--tenant", "acme", "--user", "ada", database_url=empty_database_url)
+    assert created.returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [("keys", "list"), ("migrate",)], ids=" ".join)
+def test_a_database_that_is_down_is_one_sentence_without_its_password(
+    command: Command, arguments: tuple[str, ...]
+) -> None:
+    refused = command(*arguments, database_url=f"postgresql://ada:{SECRET}@127.0.0.1:{free_port()}/runstream")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("runstream: The database cannot be used (")
+    assert refused.stderr.endswith("): check RUNSTREAM_DATABASE_URL.\n")
+    assert SECRET not in refused.stderr
+
+
+@pytest.mark.parametrize("name", ["api", "worker", "migrate"])
+def test_a_database_url_that_is_none_is_one_sentence_without_its_text(command: Command, name: str) -> None:
+    refused = command(name, database_url=f"postgresql://ada@host:{SECRET}/runstream")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("runstream: RUNSTREAM_DATABASE_URL is not a URL such as")
+    assert SECRET not in refused.stderr
+
+
+@pytest.mark.parametrize("name", ["api", "worker"])
+def test_a_redis_url_that_is_none_is_one_sentence_without_its_text(command: Command, name: str) -> None:
+    refused = command(name, redis_url=f"redis://:{SECRET}/0@host:{SECRET}")
+    assert refused.returncode == 1
+    assert refused.stderr == "runstream: RUNSTREAM_REDIS_URL is not a URL such as redis://host:6379/0.\n"
