@@ -244,6 +244,17 @@ async def test_a_slow_consumer_does_not_make_its_provider_look_idle(provider: Pr
     assert "".join(texts) == words(6)
 
 
+async def test_the_total_time_counts_whoever_takes_it(provider: Provider) -> None:
+    async def consume() -> None:
+        async with provider.stream(call("sim:100000:0"), replace(PATIENT, total=0.2)) as pieces:
+            async for _ in pieces:
+                await asyncio.sleep(0.02)
+
+    with pytest.raises(ProviderTimeout, match="did not finish within"):
+        async with asyncio.timeout(DEADLINE):
+            await consume()
+
+
 async def test_leaving_in_the_middle_closes_the_upstream_connection(provider: Provider, simulator: Simulator) -> None:
     async with provider.stream(call("hang:3"), PATIENT) as pieces:
         async for piece in pieces:

@@ -18,6 +18,7 @@ from runstream.domain.errors import (
     ProviderUnavailable,
 )
 from runstream.domain.usage import Usage
+from runstream.providers import openai_chat
 from runstream.providers.base import Call, Finished, Opened, ProviderConfig, TextDelta, Timeouts
 from runstream.providers.openai_chat import OpenAIChat
 from runstream.providers.simulated import Simulator, word
@@ -107,6 +108,7 @@ USAGE = {
 }
 PLAIN = events(ROLE, delta("Hel"), delta("lo"), FINISH, USAGE, "[DONE]")
 OK = answer(PLAIN)
+UNFINISHED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9999\r\n\r\n"
 
 
 async def generate(provider: OpenAIChat, call: Call = CALL, timeouts: Timeouts = PATIENT) -> tuple[str, Finished]:
@@ -204,23 +206,25 @@ async def test_an_error_under_status_200_is_told_before_the_call_counts_as_opene
             await anext(pieces)
 
 
-async def test_after_the_finish_reason_neither_silence_nor_a_broken_connection_is_a_failure() -> None:
+async def test_after_the_finish_reason_neither_silence_nor_a_broken_connection_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(openai_chat, "_AFTER_FINISH_SECONDS", 0.1)
+    given_up = asyncio.Event()
+
     async def falls_silent(writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9999\r\n\r\n")
-        writer.write(events(delta("Hello"), FINISH))
+        writer.write(UNFINISHED + events(delta("Hello"), FINISH))
         await writer.drain()
-        await read.wait()
+        await given_up.wait()
 
     async def breaks_off(writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9999\r\n\r\n")
-        writer.write(events(delta("Hello"), FINISH))
+        writer.write(UNFINISHED + events(delta("Hello"), FINISH))
         writer.close()
 
-    read = asyncio.Event()
     async with serving(falls_silent, breaks_off) as (_, provider):
         for _ in range(2):
-            text, finished = await generate(provider, timeouts=replace(PATIENT, idle=0.2))
-            read.set()
+            text, finished = await generate(provider)
+            given_up.set()
             assert (text, finished) == ("Hello", Finished("stop", None, "m-1"))
 
 
@@ -252,8 +256,7 @@ async def test_an_answer_that_breaks_its_protocol_is_told_as_that(broken: bytes)
 
 async def test_a_connection_reset_in_the_middle_is_a_broken_answer() -> None:
     async def resets(writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9999\r\n\r\n")
-        writer.write(events(delta("Hello")))
+        writer.write(UNFINISHED + events(delta("Hello")))
         await writer.drain()
         await read.wait()
         writer.transport.abort()
@@ -276,6 +279,36 @@ async def test_a_kept_connection_that_the_server_closed_does_not_fail_the_call()
         assert (await generate(provider))[0] == "Hello"
     assert [request.connection for request in raw.requests] == [1, 1, 2]
     assert raw.requests[1].body == raw.requests[2].body
+
+
+async def test_the_second_try_does_not_trust_another_kept_connection() -> None:
+    async def closes(writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async def together(writer: asyncio.StreamWriter) -> None:
+        await both.wait()
+        writer.write(OK)
+
+    both = asyncio.Barrier(2)
+    async with serving(together, together, closes, OK) as (raw, provider):
+        await asyncio.gather(generate(provider), generate(provider))
+        assert raw.connections == 2
+        assert (await generate(provider))[0] == "Hello"
+    assert [request.connection for request in raw.requests][2:] in ([1, 3], [2, 3])
+
+
+async def test_a_connection_is_kept_though_its_last_bytes_come_after_the_end_mark() -> None:
+    async def ends_late(writer: asyncio.StreamWriter) -> None:
+        writer.write(answer(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked"))
+        writer.write(b"%x\r\n%s\r\n" % (len(PLAIN), PLAIN))
+        await writer.drain()
+        await asyncio.sleep(0.003)
+        writer.write(b"0\r\n\r\n")
+
+    async with serving(ends_late) as (raw, provider):
+        for _ in range(3):
+            assert (await generate(provider))[0] == "Hello"
+    assert raw.connections == 1
 
 
 async def test_a_call_that_fails_on_a_new_connection_is_not_made_twice() -> None:

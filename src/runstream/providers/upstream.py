@@ -23,6 +23,9 @@ from runstream.domain.errors import ProviderError, ProviderProtocolError, Provid
 FAILURES = (httpx.HTTPError, aiohttp.ClientError, OSError)
 """What a request or a read may raise; `failure_of` names them."""
 
+_KEPT_SECONDS = 55.0
+"""A kept connection saves the next call a TLS handshake; from a minute on, firewalls forget an idle one unsaid."""
+
 _attempt: ContextVar[SimpleNamespace] = ContextVar("attempt")
 
 
@@ -94,7 +97,7 @@ def _transport(proxy: httpx.Proxy | None, *, reuse: bool) -> AiohttpTransport:
 
     def session() -> aiohttp.ClientSession:
         # Made when first used: aiohttp binds it to the running loop. Its cookies would be shared between tenants.
-        pooling: dict[str, Any] = {} if reuse else {"force_close": True}
+        pooling: dict[str, Any] = {"keepalive_timeout": _KEPT_SECONDS} if reuse else {"force_close": True}
         connector = aiohttp.TCPConnector(limit=0, ssl=tls, ttl_dns_cache=60, **pooling)
         return aiohttp.ClientSession(
             connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trace_configs=[_reuse_trace()]
