@@ -3,12 +3,12 @@
 from typing import TextIO
 
 _HARMLESS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"}
-_HARMLESS |= dict.fromkeys(range(127, 160), 65533)
+_HARMLESS |= dict.fromkeys(range(0x7F, 0xA0), 0xFFFD)
 """Control characters to pictures of them: a model's text must not steer a person's terminal."""
 
 
 class Screen:
-    """Writes at once. Where `out` is no terminal, it gets the text exactly, and nothing else."""
+    """Writes at once. Where `out` is no terminal, it gets the text exactly, and nothing else but what `void` says."""
 
     def __init__(self, out: TextIO, err: TextIO) -> None:
         self._out = out
