@@ -3,14 +3,15 @@
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 
-from runstream.api.schemas import EVENTS, ErrorBody, RunObject
+from runstream.api.schemas import EVENTS, ChatRequest, ErrorBody, RunObject
 
 _REFUSALS = {
     400: "The request cannot be understood.",
     401: "No key, or not a valid one.",
     404: "There is no such run of yours.",
-    405: "Another method is needed.",
     409: "The Idempotency-Key was used with another body.",
     413: "The body is too large.",
     415: "The body is not application/json.",
@@ -18,45 +19,66 @@ _REFUSALS = {
     503: "A part of the service does not answer now; nothing was accepted. Try again after Retry-After.",
 }
 
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody, "description": description} for status, description in _REFUSALS.items()
-}
+_SCHEMAS = "#/components/schemas/"
 
-_EVENTS = "\n".join(
-    f"- `{name}`: " + ", ".join(f"`{field}`" for field in model.model_fields) for name, model in EVENTS.items()
-)
+
+def _one_event(name: str, model: type[BaseModel]) -> dict[str, Any]:
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": _reference(model)}
+    return {
+        "type": "object",
+        "properties": {"id": {"type": "string"}, "event": {"const": name}, "data": data},
+        "required": ["id", "event", "data"],
+    }
+
+
+def _reference(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": _SCHEMAS + model.__name__}
+
 
 EVENT_STREAM: dict[str, Any] = {
     "description": (
-        "Server-sent events. `id` is the cursor to go on after, `event` the type, `data` JSON:\n\n"
-        f"{_EVENTS}\n\nThe last three are terminal. A comment keeps an idle stream alive."
+        "Server-sent events: `id` is the cursor to go on after, `event` the type, `data` JSON. The stream ends after "
+        "`run.completed`, `run.failed` or `run.cancelled`. A comment keeps an idle one alive."
     ),
     "content": {
         "text/event-stream": {
-            "schema": {"type": "string"},
+            "schema": {"oneOf": [_one_event(name, model) for name, model in EVENTS.items()]},
             "example": 'id: 1-6\nevent: run.delta\ndata: {"text":"Hello"}\n\n',
         }
     },
 }
 
 STREAMED: dict[str, Any] = {
-    "description": "The ended run, where `Prefer: wait` was given; or its events, where they were asked for.",
+    "description": (
+        "The ended run, where `Prefer: wait` was given; or its events, as the run's `/events` has them, where the "
+        "request accepts `text/event-stream`."
+    ),
     "model": RunObject,
     "content": EVENT_STREAM["content"],
 }
 
+CHAT_BODY: dict[str, Any] = {"requestBody": {"content": {"application/json": {"schema": _reference(ChatRequest)}}}}
+"""A request as the shipped feature takes it, in place of what any feature may."""
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": ErrorBody, "description": _REFUSALS[status]} for status in statuses}
+
 
 def describe(app: FastAPI) -> None:
-    """Add the events' data to the document's schemas."""
+    """Add to the document's schemas what no route's type names: the chat request, and the data of events."""
     plain = app.openapi
 
-    def with_events() -> dict[str, Any]:
+    def with_schemas() -> dict[str, Any]:
         document = plain()
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        for model in EVENTS.values():
-            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-            schema.pop("$defs", None)
-            schemas.setdefault(model.__name__, schema)
+        schemas = document["components"]["schemas"]
+        if ChatRequest.__name__ not in schemas:
+            _, ours = models_json_schema(
+                [(ChatRequest, "validation"), *((model, "serialization") for model in EVENTS.values())],
+                ref_template=_SCHEMAS + "{model}",
+            )
+            schemas |= ours["$defs"] | schemas
+            schemas.pop("RunRequest", None)
         return document
 
-    app.openapi = with_events  # type: ignore[method-assign]
+    app.openapi = with_schemas  # type: ignore[method-assign]

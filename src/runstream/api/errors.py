@@ -1,6 +1,6 @@
 """The one place where errors become HTTP."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -56,12 +56,18 @@ def install(app: FastAPI) -> None:
         return respond(_first(error.errors()))
 
     @app.exception_handler(HTTPException)
-    async def http(_request: Request, error: HTTPException) -> JSONResponse:
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
         response = respond(_BY_STATUS.get(error.status_code, RunstreamError)())
         response.status_code = error.status_code
         if allow := (error.headers or {}).get("Allow"):
-            response.headers["Allow"] = allow
+            response.headers["Allow"] = ", ".join(sorted({*allow.split(", "), *_methods(request)}))
         return response
+
+
+def _methods(request: Request) -> Iterator[str]:
+    """All that the address takes: the framework names those of the first route that fits."""
+    operations = request.app.openapi()["paths"].get(request.scope["route"].path, {})
+    return map(str.upper, operations)
 
 
 def _first(errors: Sequence[Any]) -> RunstreamError:

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis.exceptions import RedisError
 
+from runstream.api.schemas import Readiness
 from runstream.api.services import Given, Services
 from runstream.domain.errors import Unavailable
 from runstream.domain.run import Status
@@ -28,14 +29,18 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", responses={503: {"description": "Not ready; `checks` says what is missing."}})
+@router.get(
+    "/readyz",
+    response_model=Readiness,
+    responses={503: {"model": Readiness, "description": "Not ready; `checks` says what is missing."}},
+)
 async def readyz(services: Given) -> Response:
     """Whether requests can be served now, and if not, what is missing."""
     database, redis = await asyncio.gather(_told(_database(services)), _told(_redis(services)))
     checks = {"database": database, "redis": redis}
     ready = all(answer == "ok" for answer in checks.values())
-    body = {"status": "ready" if ready else "not ready", "checks": checks}
-    return JSONResponse(body, status_code=200 if ready else 503)
+    body = Readiness(status="ready" if ready else "not ready", checks=checks)
+    return JSONResponse(body.model_dump(), status_code=200 if ready else 503)
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

@@ -5,11 +5,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import JSONResponse
-from pydantic import AwareDatetime
+from pydantic.json_schema import SkipJsonSchema
 
-from runstream.api.documents import ERRORS, EVENT_STREAM, STREAMED
+from runstream.api.documents import CHAT_BODY, EVENT_STREAM, STREAMED, refusals
 from runstream.api.events import MEDIA_TYPE, EventStream, replay
-from runstream.api.schemas import ChatRequest, Name, RunObject, RunPage, RunRequest
+from runstream.api.schemas import EventId, IdempotencyKey, Moment, Name, PageCursor, RunObject, RunPage, RunRequest
 from runstream.api.services import Asking, Given, Services
 from runstream.domain.cursor import START, Cursor
 from runstream.domain.errors import InvalidCursor, InvalidRequest, NotFound
@@ -19,11 +19,13 @@ from runstream.runs.submit import Asked
 from runstream.runs.watch import MAX_WAIT
 from runstream.storage.runs import Filters
 
-router = APIRouter(prefix="/v1/runs", tags=["runs"], responses=ERRORS)
+router = APIRouter(prefix="/v1/runs", tags=["runs"], responses=refusals(401, 422, 503))
 
-_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*([0-9]{1,6})(?![0-9])")
+_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*([0-9]{1,6})(?![0-9])", re.IGNORECASE)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
+Absent = SkipJsonSchema[None]
+"""A text that can be left out, and is never null where it is given."""
 Wait = Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait for the run's end.")]
 
 
@@ -31,21 +33,26 @@ Wait = Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait fo
     "",
     status_code=202,
     response_model=RunObject,
-    responses={200: STREAMED, 409: ERRORS[409]},
-    openapi_extra={"requestBody": {"content": {"application/json": {"schema": ChatRequest.model_json_schema()}}}},
+    responses={200: STREAMED, **refusals(400, 409, 413, 415)},
+    openapi_extra=CHAT_BODY,
 )
 async def create_run(
     body: RunRequest,
     asking: Asking,
     services: Given,
     idempotency_key: Annotated[
-        str | None, Header(description="One key, one run: 1 to 255 visible ASCII characters.")
+        IdempotencyKey | Absent,
+        Header(alias="Idempotency-Key", description="One key, one run: 1 to 255 visible ASCII characters."),
     ] = None,
     prefer: Annotated[
-        str | None, Header(description="`wait=N`: answer the ended run if it ends within N seconds.")
+        str | Absent,
+        Header(alias="Prefer", description="`wait=N`: answer the ended run if it ends within N seconds."),
     ] = None,
-    accept: Annotated[str | None, Header(description="`text/event-stream`: stream the run's events at once.")] = None,
-    last_event_id: Annotated[str | None, Header(description="With text/event-stream: go on after this event.")] = None,
+    accept: Annotated[str | Absent, Header(include_in_schema=False)] = None,
+    last_event_id: Annotated[
+        EventId | Absent,
+        Header(alias="Last-Event-ID", description="With text/event-stream: go on after this event."),
+    ] = None,
 ) -> Response:
     """Accept a generation. Answered with 202, it will be run to one end, whatever dies."""
     if idempotency_key is not None and not _KEY.fullmatch(idempotency_key):
@@ -67,7 +74,7 @@ async def create_run(
     return JSONResponse(_shown(run), status_code=status, headers=headers)
 
 
-@router.get("", response_model=RunPage)
+@router.get("", response_model=RunPage, responses=refusals(400))
 async def list_runs(
     asking: Asking,
     services: Given,
@@ -76,9 +83,9 @@ async def list_runs(
     user: Annotated[Name | None, Query()] = None,
     subject_type: Annotated[Name | None, Query()] = None,
     subject_id: Annotated[Name | None, Query()] = None,
-    created_after: AwareDatetime | None = None,
-    created_before: AwareDatetime | None = None,
-    cursor: Annotated[str | None, Query(description="`next` of the page before.")] = None,
+    created_after: Moment | None = None,
+    created_before: Moment | None = None,
+    cursor: Annotated[PageCursor | Absent, Query(description="`next` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Response:
     """The tenant's runs, newest first."""
@@ -90,7 +97,7 @@ async def list_runs(
     return JSONResponse({"data": [_shown(run) for run in shown], "next": shown[-1].id if len(runs) > limit else None})
 
 
-@router.get("/{run_id}", response_model=RunObject)
+@router.get("/{run_id}", response_model=RunObject, responses=refusals(404))
 async def get_run(run_id: str, asking: Asking, services: Given, wait: Wait = 0) -> Response:
     """One run; with `wait`, as soon as it has ended, or as it is when the time is up."""
     return JSONResponse(_shown(await services.watch.until_ended(asking.tenant, _known(run_id), wait)))
@@ -98,15 +105,21 @@ async def get_run(run_id: str, asking: Asking, services: Given, wait: Wait = 0) 
 
 @router.get(
     "/{run_id}/events",
-    response_class=EventStream,
-    responses={200: EVENT_STREAM, 204: {"description": "The run has ended, and its last event was seen."}},
+    response_class=Response,
+    responses={
+        200: EVENT_STREAM,
+        204: {"description": "The run has ended, and its last event was seen."},
+        **refusals(400, 404),
+    },
 )
 async def follow_run(
     run_id: str,
     asking: Asking,
     services: Given,
-    after: Annotated[str | None, Query(description="As Last-Event-ID, which goes before it.")] = None,
-    last_event_id: Annotated[str | None, Header(description="The id of the last event seen.")] = None,
+    after: Annotated[EventId | Absent, Query(description="As Last-Event-ID, which goes before it.")] = None,
+    last_event_id: Annotated[
+        EventId | Absent, Header(alias="Last-Event-ID", description="The id of the last event seen.")
+    ] = None,
 ) -> Response:
     """The run's events from a cursor on, each once, until its end.
 
@@ -115,7 +128,7 @@ async def follow_run(
     return await _stream(services, asking.tenant, _known(run_id), _cursor(last_event_id or after), {})
 
 
-@router.post("/{run_id}/cancel", response_model=RunObject)
+@router.post("/{run_id}/cancel", response_model=RunObject, responses=refusals(400, 404, 413, 415))
 async def cancel_run(run_id: str, asking: Asking, services: Given) -> Response:
     """Stop the run, and answer it: ended, in all but the rarest cases. Calling it again is harmless."""
     return JSONResponse(_shown(await services.cancel(asking.tenant, _known(run_id))))

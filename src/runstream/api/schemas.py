@@ -1,13 +1,16 @@
 """What goes over the wire."""
 
-from datetime import datetime
+import re
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from runstream.domain.run import Run, Status
 from runstream.features.chat import ChatInput
 from runstream.runs.finish import usage_data
+
+_DATE = re.compile(r"[0-9]{4}-")
 
 
 def _keepable(text: str) -> str:
@@ -16,7 +19,24 @@ def _keepable(text: str) -> str:
     return text
 
 
+def _written_out(text: str) -> str:
+    if not _DATE.match(text):
+        raise ValueError("Write a time such as 2026-01-31T12:00:00Z")
+    return text
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("This time is out of range") from None
+
+
 Name = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_keepable)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc)]
+EventId = Annotated[str, Field(json_schema_extra={"pattern": "^([0-9]{1,9}-[0-9]{1,15})?$"})]
+IdempotencyKey = Annotated[str, Field(json_schema_extra={"pattern": "^[!-~]{1,255}$"})]
+PageCursor = Annotated[str, Field(json_schema_extra={"pattern": "^run_[0-9a-hjkmnp-tv-z]{26}$"})]
 
 
 class Subject(BaseModel):
@@ -42,7 +62,7 @@ class RunRequest(BaseModel):
 
 
 class ChatRequest(RunRequest):
-    """For the documentation: what the shipped feature takes."""
+    """A request of the feature `chat`."""
 
     feature: Literal["chat"]
     input: ChatInput  # type: ignore[assignment]
@@ -128,6 +148,13 @@ class RunPage(BaseModel):
 
     data: list[RunObject]
     next: str | None
+
+
+class Readiness(BaseModel):
+    """`checks` says of each part "ok", or what is missing."""
+
+    status: Literal["ready", "not ready"]
+    checks: dict[str, str]
 
 
 class ErrorDetail(BaseModel):
