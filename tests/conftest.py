@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,11 +15,12 @@ import asyncpg
 import pytest
 import redis
 
+from caller import Caller
 from runstream.embedded import Postgres, Valkey
 from stack import Stack, outside_the_loop
 
 DEADLINE = 60
-LAST_LINES = 40
+LAST_LINES = 15
 
 _stacks: list[Stack] = []
 """Those that stand now; a test that fails shows what their processes said last."""
@@ -132,6 +133,28 @@ def make_stack(postgres_server: Postgres, migrated_template: str) -> Iterator[Ca
             return stack
 
         yield make
+
+
+@pytest.fixture
+async def caller(stack: Stack) -> AsyncIterator[Caller]:
+    """A user of a tenant of the test's own, on the shared stack."""
+    async with Caller.of(stack, f"tenant-{uuid4().hex}", "ada") as caller:
+        yield caller
+
+
+@pytest.fixture(scope="session")
+def unworked_url(stack: Stack) -> Iterator[str]:
+    """An API process of the shared stack whose queue has no worker: runs that it accepts stay queued."""
+    api = stack.start_api(queue="unworked")
+    yield api.url
+    stack.kill(api)
+
+
+@pytest.fixture
+async def unworked(stack: Stack, unworked_url: str) -> AsyncIterator[Caller]:
+    """A user of a tenant of the test's own, whose runs stay queued."""
+    async with Caller.of(stack, f"tenant-{uuid4().hex}", "ada", url=unworked_url) as caller:
+        yield caller
 
 
 @contextmanager

@@ -334,3 +334,12 @@ def _answers(url: str) -> bool:
 
 def _ready(url: str) -> bool:
     return httpx.get(f"{url}/readyz", timeout=START_DEADLINE).is_success
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    """Wait until `holds` says so; fails when it takes too long."""
+    async with asyncio.timeout(START_DEADLINE):
+        while True:
+            if holds():
+                return
+            await asyncio.sleep(POLL)
