@@ -5,19 +5,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import BindParameter, Executable, Interval, Row, Select, bindparam, func, or_, select, update
-from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy import Executable, Row, Select, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runstream.domain.run import Claim, Ending, Request, Run, Status
 from runstream.domain.transcript import Transcript
 from runstream.domain.usage import Usage
+from runstream.storage import statements
 from runstream.storage.database import answering
-from runstream.storage.tables import runs, runs_are, workers
-
-_HEAVY = {"transcript", "policy", "idempotency_hash"}
-_SHOWN = [column for column in runs.c if column.name not in _HEAVY]
-_LISTED = [column for column in _SHOWN if column.name not in {"input", "output"}]
+from runstream.storage.tables import runs
 
 
 class Inserted(NamedTuple):
@@ -61,121 +57,6 @@ class Queued(NamedTuple):
     queue: str
 
 
-# Statements are built once: building one costs more than running it.
-
-_ID: BindParameter[str] = bindparam("run_id")
-_WAS: BindParameter[str] = bindparam("was")
-_EXPECTED: BindParameter[int] = bindparam("expected_attempt")
-_SECONDS = bindparam("seconds", type_=Interval)
-
-_INSERT = (
-    upsert(runs)
-    .values(enqueued_at=func.now())
-    .on_conflict_do_nothing(
-        index_elements=[runs.c.tenant, runs.c.user_id, runs.c.idempotency_key],
-        index_where=runs.c.idempotency_key.is_not(None),
-    )
-    .returning(*_SHOWN)
-)
-_EARLIER = select(*_SHOWN, runs.c.idempotency_hash).where(
-    runs.c.tenant == bindparam("tenant"),
-    runs.c.user_id == bindparam("user"),
-    runs.c.idempotency_key == bindparam("key"),
-)
-_GET = select(*_SHOWN).where(runs.c.tenant == bindparam("tenant"), runs.c.id == _ID)
-_STANDING = select(runs.c.status, runs.c.attempt, runs.c.transcript).where(
-    runs.c.tenant == bindparam("tenant"), runs.c.id == _ID
-)
-_CLAIM = (
-    update(runs)
-    .where(runs.c.id == _ID, runs.c.status == Status.QUEUED, runs.c.available_at <= func.now())
-    .values(
-        status=Status.RUNNING,
-        attempt=runs.c.attempt + 1,
-        worker=bindparam("by"),
-        started_at=func.coalesce(runs.c.started_at, func.now()),
-    )
-    .returning(
-        runs.c.id,
-        runs.c.tenant,
-        runs.c.attempt,
-        runs.c.max_attempts,
-        runs.c.queue,
-        runs.c.feature,
-        runs.c.model,
-        runs.c.input,
-        func.extract("epoch", func.now() - runs.c.available_at).label("waited"),
-        runs.c.restart_reason,
-    )
-)
-_REQUEUE = (
-    update(runs)
-    .where(
-        runs.c.id == _ID,
-        runs.c.status == Status.RUNNING,
-        runs.c.attempt == _EXPECTED,
-        runs.c.cancel_requested_at.is_(None),
-    )
-    .values(
-        status=Status.QUEUED,
-        worker=None,
-        restart_reason=bindparam("reason"),
-        available_at=func.now() + _SECONDS,
-        enqueued_at=func.now() + _SECONDS,
-    )
-)
-_END = (
-    update(runs)
-    .where(runs.c.id == _ID, runs.c.status == _WAS, runs.c.attempt == _EXPECTED)
-    .values(worker=None, finished_at=func.now())
-)
-_REQUEST_CANCEL = (
-    update(runs)
-    .where(runs.c.tenant == bindparam("of"), runs.c.id == _ID, runs.c.status == Status.RUNNING)
-    .values(cancel_requested_at=func.coalesce(runs.c.cancel_requested_at, func.now()))
-    .returning(runs.c.worker)
-)
-_LAPSED = (
-    select(
-        runs.c.id,
-        runs.c.tenant,
-        runs.c.attempt,
-        runs.c.max_attempts,
-        runs.c.queue,
-        runs.c.cancel_requested_at.is_not(None),
-    )
-    .where(
-        runs_are(Status.RUNNING),
-        runs.c.worker.not_in(select(workers.c.id).where(workers.c.lease_until >= func.now())),
-    )
-    .limit(bindparam("most"))
-)
-_STRANDED = (
-    update(runs)
-    .where(
-        runs.c.status == Status.QUEUED,
-        runs.c.id.in_(
-            select(runs.c.id)
-            .where(
-                runs_are(Status.QUEUED),
-                runs.c.available_at <= func.now(),
-                or_(runs.c.enqueued_at.is_(None), runs.c.enqueued_at < func.now() - _SECONDS),
-            )
-            .order_by(runs.c.available_at)
-            .limit(bindparam("most"))
-            .with_for_update(skip_locked=True)
-        ),
-    )
-    .values(enqueued_at=func.now())
-    .returning(runs.c.id, runs.c.attempt, runs.c.queue)
-)
-_COUNTS = (
-    select(runs.c.status, func.count().label("runs"))
-    .where(runs_are(Status.QUEUED) | runs_are(Status.RUNNING))
-    .group_by(runs.c.status)
-)
-
-
 class RunStore:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -210,19 +91,19 @@ class RunStore:
             "idempotency_key": idempotency_key,
             "idempotency_hash": body_hash,
         }
-        rows = await self._rows(_INSERT, **values)
+        rows = await self._rows(statements.INSERT, **values)
         if rows:
             return Inserted(_run(rows[0]), None)
-        row = (await self._rows(_EARLIER, tenant=tenant, user=user, key=idempotency_key))[0]
+        row = (await self._rows(statements.EARLIER, tenant=tenant, user=user, key=idempotency_key))[0]
         return Inserted(_run(row), row.idempotency_hash == body_hash)
 
     async def get(self, tenant: str, run_id: str) -> Run | None:
-        rows = await self._rows(_GET, tenant=tenant, run_id=run_id)
+        rows = await self._rows(statements.GET, tenant=tenant, run_id=run_id)
         return _run(rows[0]) if rows else None
 
     async def standing(self, tenant: str, run_id: str) -> Ended | None:
         """Where the run stands, in one statement with its transcript."""
-        rows = await self._rows(_STANDING, tenant=tenant, run_id=run_id)
+        rows = await self._rows(statements.STANDING, tenant=tenant, run_id=run_id)
         if not rows:
             return None
         status, attempt, events = rows[0]
@@ -230,14 +111,14 @@ class RunStore:
 
     async def page(self, tenant: str, filters: Filters, *, before: str | None, limit: int) -> list[Run]:
         """Newest first; `before` is the id of the last run of the page before. Without input and output."""
-        query = _filtered(select(*_LISTED).where(runs.c.tenant == tenant), filters)
+        query = _filtered(select(*statements.LISTED).where(runs.c.tenant == tenant), filters)
         if before is not None:
             query = query.where(runs.c.id < before)
         return [_run(row) for row in await self._rows(query.order_by(runs.c.id.desc()).limit(limit))]
 
     async def claim(self, run_id: str, worker: str) -> Claim | None:
         """queued -> running, as the next attempt. None where somebody else was first or the run has ended."""
-        rows = await self._rows(_CLAIM, run_id=run_id, by=worker)
+        rows = await self._rows(statements.CLAIM, run_id=run_id, by=worker)
         if not rows:
             return None
         row = rows[0]
@@ -257,14 +138,14 @@ class RunStore:
     async def requeue(self, run_id: str, attempt: int, *, reason: str, delay: float) -> bool:
         """running -> queued, to be taken up again after `delay` seconds; not where its end was asked for."""
         return await self._changed(
-            _REQUEUE, run_id=run_id, expected_attempt=attempt, reason=reason, seconds=timedelta(seconds=delay)
+            statements.REQUEUE, run_id=run_id, expected_attempt=attempt, reason=reason, seconds=timedelta(seconds=delay)
         )
 
     async def end(self, run_id: str, ending: Ending, *, was: Status, attempt: int) -> bool:
         """Write the end, if the run is still `was` at `attempt`. False means: somebody else changed it first."""
         usage = ending.usage
         return await self._changed(
-            _END,
+            statements.END,
             run_id=run_id,
             was=was,
             expected_attempt=attempt,
@@ -291,24 +172,24 @@ class RunStore:
 
     async def request_cancel(self, tenant: str, run_id: str) -> str | None:
         """Mark a running run as one to be stopped; answers the worker that runs it."""
-        rows = await self._rows(_REQUEST_CANCEL, of=tenant, run_id=run_id)
+        rows = await self._rows(statements.REQUEST_CANCEL, of=tenant, run_id=run_id)
         return rows[0].worker if rows else None
 
     async def lapsed(self, limit: int) -> list[Lapsed]:
         """Runs whose worker's lease has run out."""
-        return [Lapsed(*row.tuple()) for row in await self._rows(_LAPSED, most=limit)]
+        return [Lapsed(*row.tuple()) for row in await self._rows(statements.LAPSED, most=limit)]
 
     async def stranded(self, *, overdue: float, limit: int) -> list[Queued]:
         """Queued runs whose job should have been taken up `overdue` seconds ago; they count as enqueued anew.
 
         Their job may be lost (a crash between commit and enqueue, an emptied Redis) or may only be waiting.
         """
-        rows = await self._rows(_STRANDED, seconds=timedelta(seconds=overdue), most=limit)
+        rows = await self._rows(statements.STRANDED, seconds=timedelta(seconds=overdue), most=limit)
         return [Queued(*row.tuple()) for row in rows]
 
     async def counts(self) -> dict[str, int]:
         """How many runs are queued and how many run, over all tenants."""
-        return {row.status: row.runs for row in await self._rows(_COUNTS)}
+        return {row.status: row.runs for row in await self._rows(statements.COUNTS)}
 
     async def _rows(self, statement: Executable, **values: Any) -> Sequence[Row[*tuple[Any, ...]]]:
         with answering():
