@@ -177,7 +177,7 @@ class RunStore:
 
     async def lapsed(self, limit: int) -> list[Lapsed]:
         """Runs whose worker's lease has run out."""
-        return [Lapsed(*row.tuple()) for row in await self._rows(statements.LAPSED, most=limit)]
+        return [Lapsed(*row) for row in await self._rows(statements.LAPSED, most=limit)]
 
     async def stranded(self, *, overdue: float, limit: int) -> list[Queued]:
         """Queued runs whose job should have been taken up `overdue` seconds ago; they count as enqueued anew.
@@ -185,7 +185,7 @@ class RunStore:
         Their job may be lost (a crash between commit and enqueue, an emptied Redis) or may only be waiting.
         """
         rows = await self._rows(statements.STRANDED, seconds=timedelta(seconds=overdue), most=limit)
-        return [Queued(*row.tuple()) for row in rows]
+        return [Queued(*row) for row in rows]
 
     async def counts(self) -> dict[str, int]:
         """How many runs are queued and how many run, over all tenants."""
