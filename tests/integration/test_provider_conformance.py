@@ -255,6 +255,19 @@ async def test_the_total_time_counts_whoever_takes_it(provider: Provider) -> Non
             await consume()
 
 
+async def test_a_first_token_that_is_late_is_told_though_the_consumer_was_busy_when_its_time_ran_out(
+    provider: Provider,
+) -> None:
+    async def consume() -> None:
+        async with provider.stream(call("hang:0"), replace(PATIENT, first_token=0.1)) as pieces:
+            async for _ in pieces:
+                await asyncio.sleep(0.2)
+
+    with pytest.raises(ProviderTimeout, match="No first token"):
+        async with asyncio.timeout(DEADLINE):
+            await consume()
+
+
 async def test_leaving_in_the_middle_closes_the_upstream_connection(provider: Provider, simulator: Simulator) -> None:
     async with provider.stream(call("hang:3"), PATIENT) as pieces:
         async for piece in pieces:
