@@ -73,7 +73,9 @@ async def test_runs_are_filtered_by_status(caller, stack, unworked_url):
     assert found == {"completed": [completed], "failed": [failed], "queued": [queued], "cancelled": [cancelled]}
     assert await caller.list(status="running") == [running]
     await caller.cancel(running)
+    await caller.ended(running)
     assert await caller.list(status="running") == []
+    assert await caller.list(status="cancelled") == [cancelled, running]
 
 
 async def _first_event(caller, run_id):
