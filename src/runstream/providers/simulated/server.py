@@ -3,22 +3,20 @@
 import asyncio
 import hashlib
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Self, cast
 
 import httptools
 import orjson
 
+from runstream.providers.simulated.answer import CREATED, Answer, chunked
 from runstream.providers.simulated.script import Script, script_for
 
 _HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
     b"Transfer-Encoding: chunked\r\nX-Request-Id: %s\r\n\r\n"
 )
-_CREATED = 1_700_000_000
-_BURST = 64
-"""Tokens built between two looks at the socket when there is no pace to keep."""
 
 
 def serve(host: str, port: int) -> None:
@@ -224,7 +222,7 @@ class _Connection(asyncio.Protocol):
         try:
             if script.header_seconds:
                 await asyncio.sleep(script.header_seconds)
-            answer = _Answer(script, body, self._simulator.answered)
+            answer = Answer(script, body, self._simulator.answered)
             await (self._stream(answer) if body.get("stream") else self._whole(answer))
         except asyncio.CancelledError:
             self._simulator.closed_by_client += 1
@@ -241,7 +239,7 @@ class _Connection(asyncio.Protocol):
             if self._simulator.failed[asked] <= script.failures:
                 raise _Refused(503, "simulated failure", "overloaded")
 
-    async def _stream(self, answer: "_Answer") -> None:
+    async def _stream(self, answer: Answer) -> None:
         self._transport.write(_HEAD % answer.id.encode())
         await self._send_tokens(answer)
         match answer.script.ending:
@@ -252,14 +250,14 @@ class _Connection(asyncio.Protocol):
                 await asyncio.get_running_loop().create_future()
             case "error":
                 error = {"message": "simulated error", "type": "server_error", "code": "simulated"}
-                self._transport.write(_chunk(b"data: " + orjson.dumps({"error": error}) + b"\n\n"))
+                self._transport.write(chunked(b"data: " + orjson.dumps({"error": error}) + b"\n\n"))
             case "malformed":
-                self._transport.write(_chunk(b'data: {"id":"chatcmpl-sim","choices":[{"index":0,"delta":{"cont\n\n'))
+                self._transport.write(chunked(b'data: {"id":"chatcmpl-sim","choices":[{"index":0,"delta":{"cont\n\n'))
             case "finish":
-                self._transport.write(_chunk(answer.tail()))
+                self._transport.write(chunked(answer.tail()))
         self._transport.write(b"0\r\n\r\n")
 
-    async def _send_tokens(self, answer: "_Answer") -> None:
+    async def _send_tokens(self, answer: Answer) -> None:
         script, loop, write = answer.script, asyncio.get_running_loop(), self._transport.write
         if script.first_seconds:
             await asyncio.sleep(script.first_seconds)
@@ -274,7 +272,7 @@ class _Connection(asyncio.Protocol):
                 await asyncio.sleep(wait)
             write(chunk)
 
-    async def _whole(self, answer: "_Answer") -> None:
+    async def _whole(self, answer: Answer) -> None:
         script = answer.script
         text = "".join(answer.texts())
         await asyncio.sleep(script.first_seconds + (answer.sent / script.per_second if script.per_second else 0))
@@ -283,7 +281,7 @@ class _Connection(asyncio.Protocol):
             {
                 "id": answer.id,
                 "object": "chat.completion",
-                "created": _CREATED,
+                "created": CREATED,
                 "model": answer.model,
                 "choices": [choice],
                 "usage": answer.usage(),
@@ -297,52 +295,6 @@ class _Connection(asyncio.Protocol):
         self._transport.write(head % (status, retry, len(body)) + body)
 
 
-class _Answer:
-    """One answer's tokens in the protocol's chunks, and the count of those that were taken from it."""
-
-    def __init__(self, script: Script, body: Mapping[str, Any], number: int) -> None:
-        self.script = script
-        self.id = f"chatcmpl-sim{number}"
-        self.model = str(body.get("model", ""))
-        self.sent = 0
-        self._tokens, self.reason = script.answer()
-        self._input_tokens = _count(body["messages"])
-        options = body.get("stream_options")
-        self._include_usage = isinstance(options, dict) and bool(options.get("include_usage"))
-        self._chunks = self.chunks()
-        start = {"id": self.id, "object": "chat.completion.chunk", "created": _CREATED, "model": self.model}
-        self._start = b"data: " + orjson.dumps(start)[:-1]
-        self._before = self._start + b',"choices":[{"index":0,"delta":{"content":'
-
-    def texts(self) -> Iterator[str]:
-        for text in self._tokens:
-            self.sent += 1
-            yield text
-
-    def chunks(self) -> Iterator[bytes]:
-        """Every token as one HTTP chunk, as most servers send them."""
-        after = b'},"finish_reason":null}]}\n\n'
-        for text in self.texts():
-            yield _chunk(self._before + orjson.dumps(text) + after)
-
-    def burst(self) -> bytes:
-        return b"".join(chunk for _, chunk in zip(range(_BURST), self._chunks, strict=False))
-
-    def tail(self) -> bytes:
-        choice = {"index": 0, "delta": {}, "finish_reason": self.reason}
-        finish = self._start + b',"choices":[' + orjson.dumps(choice) + b"]}\n\n"
-        usage = self._start + b',"choices":[],"usage":' + orjson.dumps(self.usage()) + b"}\n\n"
-        return finish + (usage if self._include_usage else b"") + b"data: [DONE]\n\n"
-
-    def usage(self) -> dict[str, Any]:
-        return {
-            "prompt_tokens": self._input_tokens,
-            "completion_tokens": self.sent,
-            "total_tokens": self._input_tokens + self.sent,
-            "prompt_tokens_details": {"cached_tokens": 0},
-        }
-
-
 _LISTED = ("sim:200:50", "unicode:100:50", "demo")
 
 
@@ -351,12 +303,3 @@ def _authenticate(request: _Request) -> None:
         raise _Refused(401, "Send a bearer key.", "invalid_api_key")
     if request.key == "bad":
         raise _Refused(401, "Incorrect API key provided: bad.", "invalid_api_key")
-
-
-def _count(messages: list[Any]) -> int:
-    contents = (message.get("content") for message in messages if isinstance(message, dict))
-    return sum(len(content.split()) for content in contents if isinstance(content, str))
-
-
-def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%s\r\n" % (len(data), data)

@@ -1,0 +1,68 @@
+"""One answer's tokens, in the protocol's chunks."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import orjson
+
+from runstream.providers.simulated.script import Script
+
+CREATED = 1_700_000_000
+_BURST = 64
+"""Tokens built between two looks at the socket when there is no pace to keep."""
+
+
+class Answer:
+    """Its tokens are taken from it once, in order; `sent` counts those that were."""
+
+    def __init__(self, script: Script, body: Mapping[str, Any], number: int) -> None:
+        self.script = script
+        self.id = f"chatcmpl-sim{number}"
+        self.model = str(body.get("model", ""))
+        self.sent = 0
+        self._tokens, self.reason = script.answer()
+        self._input_tokens = _count(body["messages"])
+        options = body.get("stream_options")
+        self._include_usage = isinstance(options, dict) and bool(options.get("include_usage"))
+        self._chunks = self.chunks()
+        start = {"id": self.id, "object": "chat.completion.chunk", "created": CREATED, "model": self.model}
+        self._start = b"data: " + orjson.dumps(start)[:-1]
+        self._before = self._start + b',"choices":[{"index":0,"delta":{"content":'
+
+    def texts(self) -> Iterator[str]:
+        for text in self._tokens:
+            self.sent += 1
+            yield text
+
+    def chunks(self) -> Iterator[bytes]:
+        """Every token as one HTTP chunk, as most servers send them."""
+        after = b'},"finish_reason":null}]}\n\n'
+        for text in self.texts():
+            yield chunked(self._before + orjson.dumps(text) + after)
+
+    def burst(self) -> bytes:
+        return b"".join(chunk for _, chunk in zip(range(_BURST), self._chunks, strict=False))
+
+    def tail(self) -> bytes:
+        choice = {"index": 0, "delta": {}, "finish_reason": self.reason}
+        finish = self._start + b',"choices":[' + orjson.dumps(choice) + b"]}\n\n"
+        usage = self._start + b',"choices":[],"usage":' + orjson.dumps(self.usage()) + b"}\n\n"
+        return finish + (usage if self._include_usage else b"") + b"data: [DONE]\n\n"
+
+    def usage(self) -> dict[str, Any]:
+        return {
+            "prompt_tokens": self._input_tokens,
+            "completion_tokens": self.sent,
+            "total_tokens": self._input_tokens + self.sent,
+            "prompt_tokens_details": {"cached_tokens": 0},
+        }
+
+
+def _count(messages: list[Any]) -> int:
+    contents = (message.get("content") for message in messages if isinstance(message, dict))
+    return sum(len(content.split()) for content in contents if isinstance(content, str))
+
+
+def chunked(data: bytes) -> bytes:
+    """The data as one chunk of HTTP's chunked encoding."""
+    return b"%x\r\n%s\r\n" % (len(data), data)
