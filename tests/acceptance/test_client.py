@@ -149,14 +149,11 @@ def test_a_run_survives_that_the_api_is_replaced_in_the_middle(
     assert "Connected again." in run.err
 
 
-def test_a_run_that_was_asked_for_before_the_server_stood_is_made_once_it_does(
-    make_stack: Callable[..., Stack], command: Start
-) -> None:
-    stack = make_stack(apis=0)
-    url = f"http://127.0.0.1:{free_port()}"
-    run = command("run", "Count", "--model", "sim:20", url=url, key=stack.key)
+def test_a_run_that_was_asked_for_before_the_server_stood_is_made_once_it_does(stack: Stack, command: Start) -> None:
+    port = free_port()
+    run = command("run", "Count", "--model", "sim:20", url=f"http://127.0.0.1:{port}", key=stack.key)
     run.until(lambda: "Trying again." in run.err)
-    with api_at(stack, url):
+    with front(stack.url, [], port):
         assert run.exit_code() == 0, run.err
         assert run.out == words(20)
 
@@ -198,8 +195,8 @@ def test_a_generation_that_begins_again_says_that_the_text_before_is_void(
 
 
 def test_another_terminal_can_follow_the_same_run_from_its_beginning(stack: Stack, command: Start) -> None:
-    run = command("run", "Count", "--model", f"sim:{LONG}:60", url=stack.url, key=stack.key)
-    run.until_printed(100)
+    run = command("run", "Count", "--model", f"sim:{LONG}:20", url=stack.url, key=stack.key)
+    run.until_printed(1)
     tail = command("tail", run.run_id, url=stack.url, key=stack.key)
     tail.until_printed(1)
     assert run.process.poll() is None
@@ -359,7 +356,7 @@ def run_beside_dev(directory: Path, url: str, key: str) -> str:
 
 
 @contextmanager
-def front(target: str, acts: list[str]) -> Iterator[str]:
+def front(target: str, acts: list[str], port: int = 0) -> Iterator[str]:
     """A server before another. It does one act for each POST, and passes all on once there is none left.
 
     "busy" asks to come back in a second; "lose" passes the request on and breaks off instead of answering.
@@ -396,7 +393,7 @@ def front(target: str, acts: list[str]) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Front) as server:
+    with ThreadingHTTPServer(("127.0.0.1", port), Front) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
