@@ -13,8 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from playwright.async_api import Browser, BrowserContext, Playwright, async_playwright
+
+from stack import Stack
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM_OPTIONS = (
@@ -29,6 +32,7 @@ CHROMIUM_OPTIONS = (
 )
 NPM_PACKAGES = ("eventsource@4.1.1", "@microsoft/fetch-event-source@2.0.1")
 INSTALL_TIMEOUT = 300
+DEADLINE = 60
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +91,7 @@ class Network:
 
     def __init__(self, host: str, port: int) -> None:
         self.connections = 0
+        self._reached = asyncio.Event()
         self._target = (host, port)
         self._open: set[asyncio.StreamWriter] = set()
         self._broken = False
@@ -101,8 +106,14 @@ class Network:
 
     def cut(self) -> None:
         """Reset every open connection; new ones get through."""
+        self._reached.clear()
         for writer in self._open:
             writer.transport.abort()
+
+    async def reached_again(self) -> None:
+        """Wait for the next connection after a cut."""
+        async with asyncio.timeout(DEADLINE):
+            await self._reached.wait()
 
     def break_(self) -> None:
         self._broken = True
@@ -116,6 +127,7 @@ class Network:
             writer.transport.abort()
             return
         self.connections += 1
+        self._reached.set()
         try:
             upstream_reader, upstream_writer = await asyncio.open_connection(*self._target)
         except OSError:
@@ -143,13 +155,21 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @pytest.fixture
-async def network(stack) -> AsyncIterator[Network]:
+async def network(stack: Stack) -> AsyncIterator[Network]:
     """The way to the API; its `url` stands for the API's own."""
     target = urlsplit(stack.url)
     network = Network(target.hostname, target.port)
     await network.start()
     yield network
     await network.stop()
+
+
+@pytest.fixture
+async def api(stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
+    """The API, asked with the page's own key."""
+    headers = {"Authorization": f"Bearer {stack.key}"}
+    async with httpx.AsyncClient(base_url=stack.url, headers=headers, timeout=DEADLINE) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

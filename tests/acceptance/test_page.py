@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
 from playwright.async_api import BrowserContext, Page, Route, expect
 
+from caller import words
+
 DEADLINE = 30
 expect.set_options(timeout=DEADLINE * 1000)
-
-
-def words(number: int) -> str:
-    """What the simulated provider says to `sim:<number>`."""
-    return "".join(f"w{i} " for i in range(number))
 
 
 class Playground:
@@ -67,13 +63,6 @@ async def playground(context: BrowserContext) -> Playground:
     return Playground(await context.new_page())
 
 
-@pytest.fixture
-async def api(stack) -> AsyncIterator[httpx.AsyncClient]:
-    headers = {"Authorization": f"Bearer {stack.key}"}
-    async with httpx.AsyncClient(base_url=stack.url, headers=headers, timeout=DEADLINE) as client:
-        yield client
-
-
 async def run_of(api: httpx.AsyncClient, run_id: str) -> dict:
     return (await api.get(f"/v1/runs/{run_id}")).raise_for_status().json()
 
@@ -96,28 +85,28 @@ async def ended(api: httpx.AsyncClient, run_id: str) -> dict:
 
 async def test_a_prompt_streams_to_its_end(stack, api, playground):
     await playground.open(stack.url)
-    run_id = await playground.send("Count", "sim:150:60")
+    run_id = await playground.send("Count", "sim:200:50")
     await playground.shows(5)
     await playground.has_status("Running")
     await expect(playground.connection).to_have_text("Live")
     await playground.has_status("Completed")
-    assert await playground.text() == words(150) == (await run_of(api, run_id))["output"]["text"]
+    assert await playground.text() == words(200) == (await run_of(api, run_id))["output"]["text"]
     await expect(playground.connection).to_be_hidden()
-    await expect(playground.page.locator("#size")).to_have_text("150 tokens")
+    await expect(playground.page.locator("#size")).to_have_text("200 tokens")
     await expect(playground.page.locator("#first-token")).to_contain_text(re.compile(r"^[\d.]+ m?s$"))
 
 
 @pytest.mark.promise("P2")
 async def test_a_refresh_in_the_middle_loses_and_repeats_nothing(stack, api, playground):
     await playground.open(stack.url)
-    run_id = await playground.send("Count", "sim:200:50")
+    run_id = await playground.send("Count", "sim:300:50")
     for word in (10, 60):
         await playground.shows(word)
         await playground.page.reload()
     await playground.shows(61)
     await playground.has_status("Running")
     await playground.has_status("Completed")
-    assert await playground.text() == words(200) == (await run_of(api, run_id))["output"]["text"]
+    assert await playground.text() == words(300) == (await run_of(api, run_id))["output"]["text"]
 
 
 async def test_an_ended_run_can_be_opened_again(stack, playground):
@@ -136,6 +125,7 @@ async def test_the_text_completes_itself_after_the_network_was_gone(network, api
     run_id = await playground.send("Count", "sim:150:50")
     await playground.shows(20)
     network.break_()
+    await expect(playground.connection).to_have_text("Reconnecting")
     await context.set_offline(True)
     await expect(playground.connection).to_contain_text("Offline")
     seen = await playground.text()
@@ -155,7 +145,7 @@ async def test_connections_that_are_cut_again_and_again_cost_nothing(network, pl
     for word in (10, 40, 80, 120):
         await playground.shows(word)
         network.cut()
-        await expect(playground.connection).to_have_text("Reconnecting")
+        await network.reached_again()
     await playground.has_status("Completed")
     assert await playground.text() == words(200)
 
@@ -163,14 +153,14 @@ async def test_connections_that_are_cut_again_and_again_cost_nothing(network, pl
 @pytest.mark.promise("P2")
 async def test_a_second_tab_sees_the_same_run(stack, playground, context):
     await playground.open(stack.url)
-    await playground.send("Count", "sim:200:50")
+    await playground.send("Count", "sim:300:50")
     await playground.shows(30)
     other = Playground(await context.new_page())
     await other.open(playground.page.url)
     await other.has_status("Running")
     for tab in (playground, other):
         await tab.has_status("Completed")
-        assert await tab.text() == words(200)
+        assert await tab.text() == words(300)
 
 
 @pytest.mark.promise("P6")
@@ -258,12 +248,12 @@ async def test_a_run_that_begins_again_says_so(make_stack, playground):
     await playground.shows(30)
     stack.kill(stack.workers[0])
     stack.start_worker()
-    await expect(playground.restart).to_contain_text("Began again, attempt 2.")
+    await expect(playground.restart).to_contain_text("Began again, attempt 2 (worker lost).")
     await playground.has_status("Completed")
     assert await playground.text() == words(150)
     await playground.page.reload()
     await playground.has_status("Completed")
-    await expect(playground.restart).to_contain_text("Began again, attempt 2.")
+    await expect(playground.restart).to_contain_text("Began again, attempt 2 (worker lost).")
     assert await playground.text() == words(150)
 
 

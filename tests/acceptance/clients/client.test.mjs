@@ -71,6 +71,12 @@ test("a create that fails on the way is sent again under the same key", async (t
   assert.match(keys[0], /^[0-9a-f]{32}$/);
 });
 
+test("a create takes the key that it is given", async (t) => {
+  const { requests, url } = await serve(t, [json(503, {}), json(202, {})]);
+  await new RunstreamClient({ baseUrl: url }).createRun({}, { idempotencyKey: "order-17" });
+  assert.deepEqual(requests.map(({ headers }) => headers["idempotency-key"]), ["order-17", "order-17"]);
+});
+
 test("two creates have two keys", async (t) => {
   const { requests, url } = await serve(t, [json(202, {}), json(202, {})]);
   const client = new RunstreamClient({ baseUrl: url });

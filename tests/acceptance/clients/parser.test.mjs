@@ -15,6 +15,7 @@ const CASES = {
     "id: 1\ndata: a\n\nid: 2\r\ndata: b\r\n\r\nid: 3\rdata: c\r\r",
     [["1", "message", "a"], ["2", "message", "b"], ["3", "message", "c"]],
   ],
+  "a CRLF is one line's end, wherever it is cut": ["data: a\r\ndata: b\r\n\r\n", [["", "message", "a\nb"]]],
   "several data lines are joined by newlines": ["data: a\ndata:\ndata:  b\n\n", [["", "message", "a\n\n b"]]],
   "comments and unknown fields are passed over": [": ping\n\nfoo: x\n:\ndata: a\n\n", [["", "message", "a"]]],
   "an id lasts until the next one": ["id: 7\ndata: a\n\ndata: b\n\n", [["7", "message", "a"], ["7", "message", "b"]]],

@@ -150,7 +150,7 @@ async function follow(run) {
   view.showTranscript(here.transcript);
   list.setCurrent(run.id);
   $("cancel").hidden = $("cancel").disabled = isOver(run);
-  const onConnection = (state) => open === here && showConnection(state);
+  const onConnection = (state) => open === here && !isOver(run) && showConnection(state);
   try {
     for await (const event of client.follow(run.id, { signal, onConnection })) take(here, event);
     if (open === here) await settle(here);

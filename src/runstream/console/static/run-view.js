@@ -155,9 +155,10 @@ function setText(node, text) {
   else if (text !== node.data) node.data = text;
 }
 
+/** `reason` is a code such as `worker_lost`. */
 function restartSentence({ attempt, reason }) {
-  const why = reason ? ` ${reason.replace(/[.\s]*$/, ".")}` : "";
-  return `Began again, attempt ${attempt}.${why} What had been written before was dropped.`;
+  const why = reason ? ` (${reason.replaceAll("_", " ")})` : "";
+  return `Began again, attempt ${attempt}${why}. What had been written before was dropped.`;
 }
 
 function duration(ms) {

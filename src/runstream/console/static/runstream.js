@@ -332,7 +332,7 @@ class Backoff {
   }
 }
 
-/** A wakeable sleep ends early when the network comes back or the page is looked at again. */
+/** A wakeable sleep ends early when the network goes or comes, or the page is looked at again. */
 function sleep(ms, signal, { wakeable }) {
   return new Promise((resolve, reject) => {
     const page = globalThis.document;
@@ -340,6 +340,7 @@ function sleep(ms, signal, { wakeable }) {
       clearTimeout(timer);
       signal?.removeEventListener("abort", done);
       globalThis.removeEventListener?.("online", done);
+      globalThis.removeEventListener?.("offline", done);
       page?.removeEventListener("visibilitychange", seen);
       if (signal?.aborted) reject(signal.reason);
       else resolve();
@@ -349,6 +350,7 @@ function sleep(ms, signal, { wakeable }) {
     signal?.addEventListener("abort", done);
     if (wakeable) {
       globalThis.addEventListener?.("online", done);
+      globalThis.addEventListener?.("offline", done);
       page?.addEventListener("visibilitychange", seen);
     }
     if (signal?.aborted) done();
