@@ -17,6 +17,7 @@ from runstream.domain.errors import (
     ProviderTimeout,
     ProviderUnavailable,
 )
+from runstream.domain.prompt import Prompt
 from runstream.providers.base import Call, Finished, Opened, Provider, ProviderConfig, TextDelta, Timeouts
 from runstream.providers.registry import build
 from runstream.providers.simulated import Simulator, unicode_token, word
@@ -56,7 +57,7 @@ class Outcome:
 
 
 def call(model: str, **fields: Any) -> Call:
-    return Call(model=model, messages=[{"role": "user", "content": "Tell me something."}], **fields)
+    return Call(model, Prompt([{"role": "user", "content": "Tell me something."}], **fields))
 
 
 async def generate(provider: Provider, asked: Call, timeouts: Timeouts = PATIENT) -> Outcome:

@@ -17,6 +17,7 @@ from runstream.domain.errors import (
     ProviderRefused,
     ProviderUnavailable,
 )
+from runstream.domain.prompt import Prompt
 from runstream.domain.usage import Usage
 from runstream.providers import openai_chat
 from runstream.providers.base import Call, Finished, Opened, ProviderConfig, TextDelta, Timeouts
@@ -24,7 +25,14 @@ from runstream.providers.openai_chat import OpenAIChat
 from runstream.providers.simulated import Simulator, word
 
 PATIENT = Timeouts(connect=10, first_token=20, idle=20, total=30)
-CALL = Call(model="m", messages=[{"role": "user", "content": "Tell me something."}])
+MESSAGES = [{"role": "user", "content": "Tell me something."}]
+
+
+def asked(messages: list[dict[str, str]] = MESSAGES, **parameters: Any) -> Call:
+    return Call("m", Prompt(messages, **parameters))
+
+
+CALL = asked()
 
 
 @dataclass
@@ -333,8 +341,7 @@ async def test_a_call_is_made_at_most_twice_when_kept_connections_fail() -> None
 
 
 async def test_the_call_is_written_in_the_protocols_words() -> None:
-    call = Call(
-        model="m",
+    prompt = Prompt(
         messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Grüße 🙂"}],
         temperature=0.5,
         max_output_tokens=20,
@@ -342,7 +349,7 @@ async def test_the_call_is_written_in_the_protocols_words() -> None:
         response_format={"type": "json_object"},
     )
     async with serving(OK) as (raw, provider):
-        await generate(provider, call)
+        await generate(provider, Call("m", prompt))
     assert raw.requests[0].head.startswith("POST /v1/chat/completions HTTP/1.1\r\n")
     assert raw.requests[0].body == {
         "model": "m",
@@ -397,7 +404,7 @@ async def test_a_query_in_the_base_url_is_kept() -> None:
 async def test_a_field_that_the_server_does_not_know_is_put_otherwise_and_remembered(
     status: int, error: object, fields: dict[str, Any]
 ) -> None:
-    call = replace(CALL, max_output_tokens=9)
+    call = asked(max_output_tokens=9)
     async with serving(refusal(status, error), OK) as (raw, provider):
         assert (await generate(provider, call))[0] == "Hello"
         assert (await generate(provider, call))[0] == "Hello"
@@ -413,7 +420,7 @@ async def test_a_server_that_knows_no_field_at_all_is_asked_a_few_times_and_then
     error = {"error": {"message": "unknown: stream_options, max_tokens, max_completion_tokens"}}
     async with serving(refusal(400, error)) as (raw, provider):
         with pytest.raises(ProviderRefused, match="400: unknown"):
-            await generate(provider, replace(CALL, max_output_tokens=9))
+            await generate(provider, asked(max_output_tokens=9))
     assert len(raw.requests) == 3
 
 
@@ -421,7 +428,7 @@ async def test_a_limit_that_is_only_too_large_is_refused_at_once() -> None:
     error = {"error": {"message": "max_tokens is too large: 999999.", "param": "max_tokens"}}
     async with serving(refusal(400, error)) as (raw, provider):
         with pytest.raises(ProviderRefused, match="too large"):
-            await generate(provider, replace(CALL, max_output_tokens=999_999))
+            await generate(provider, asked(max_output_tokens=999_999))
     assert len(raw.requests) == 1
 
 
@@ -455,7 +462,7 @@ async def test_a_redirect_is_not_followed_with_the_key() -> None:
 async def test_a_refusal_shows_neither_the_key_nor_the_prompt() -> None:
     key = "sk-proj-Abc123-456_xyz"
     error = {"error": {"message": f"Incorrect key {key} (sk-pr****xyz) for 'My secret diary, page one'"}}
-    call = replace(CALL, messages=[{"role": "user", "content": "My secret diary, page one"}])
+    call = asked([{"role": "user", "content": "My secret diary, page one"}])
     async with serving(refusal(401, error), api_keys=(key,)) as (_, provider):
         with pytest.raises(ProviderRefused) as refused:
             await generate(provider, call)

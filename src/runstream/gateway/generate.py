@@ -28,7 +28,9 @@ class Gateway:
             generated = False
             try:
                 yield target
-                async with self._providers[target.provider].stream(_call(target, prompt), self._timeouts) as pieces:
+                async with self._providers[target.provider].stream(
+                    Call(target.model, prompt), self._timeouts
+                ) as pieces:
                     async for piece in pieces:
                         generated = generated or isinstance(piece, TextDelta)
                         yield piece
@@ -38,14 +40,3 @@ class Gateway:
                 log.warning("fallback", provider=target.provider, model=target.model, code=error.code)
             else:
                 return
-
-
-def _call(target: Target, prompt: Prompt) -> Call:
-    return Call(
-        model=target.model,
-        messages=prompt.messages,
-        temperature=prompt.temperature,
-        max_output_tokens=prompt.max_output_tokens,
-        stop=prompt.stop,
-        response_format=prompt.response_format,
-    )

@@ -1,23 +1,20 @@
 """What the gateway asks of a provider, and what it gets back."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
+from runstream.domain.prompt import Prompt
 from runstream.domain.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One generation, in the terms that every protocol shares."""
+    """One generation. `model` is the provider's own name for it."""
 
     model: str
-    messages: Sequence[Mapping[str, Any]]
-    temperature: float | None = None
-    max_output_tokens: int | None = None
-    stop: Sequence[str] | None = None
-    response_format: Mapping[str, Any] | None = None
+    prompt: Prompt
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,17 +208,18 @@ def _first_dialect(url: httpx.URL) -> _Dialect:
 
 
 def _body(call: Call, dialect: _Dialect) -> dict[str, Any]:
-    body: dict[str, Any] = {"model": call.model, "messages": list(call.messages), "stream": True}
+    prompt = call.prompt
+    body: dict[str, Any] = {"model": call.model, "messages": list(prompt.messages), "stream": True}
     if dialect.stream_options:
         body["stream_options"] = {"include_usage": True}
-    if call.temperature is not None:
-        body["temperature"] = call.temperature
-    if call.max_output_tokens is not None:
-        body[dialect.limit] = call.max_output_tokens
-    if call.stop:
-        body["stop"] = list(call.stop)
-    if call.response_format is not None:
-        body["response_format"] = call.response_format
+    if prompt.temperature is not None:
+        body["temperature"] = prompt.temperature
+    if prompt.max_output_tokens is not None:
+        body[dialect.limit] = prompt.max_output_tokens
+    if prompt.stop:
+        body["stop"] = list(prompt.stop)
+    if prompt.response_format is not None:
+        body["response_format"] = prompt.response_format
     return body
 
 
@@ -241,7 +242,7 @@ _UNKNOWN_FIELD = ("unsupported", "not supported", "unknown", "unrecognized", "un
 
 
 def _prompts(call: Call) -> Iterator[str]:
-    for message in call.messages:
+    for message in call.prompt.messages:
         content = message.get("content")
         parts = content if isinstance(content, list) else [{"text": content}]
         for part in parts:
