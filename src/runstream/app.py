@@ -52,6 +52,8 @@ def create_app(settings: Settings) -> FastAPI:
         summary="Runs LLM generations for an application and never loses one.",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # its scripts would come from somebody else's server
+        redoc_url=None,
     )
     app.include_router(runs.router)
     app.include_router(operations.router)

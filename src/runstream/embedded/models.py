@@ -25,7 +25,7 @@ def choose_models(*, configured: bool, openai_key: str | None, free_port: int) -
     if openai_key:
         openai = _settings("openai", OPENAI_URL, openai_key, fast="gpt-4o-mini")
         return ModelChoice(openai, "OpenAI, with the key in OPENAI_API_KEY: generations cost money")
-    simulated = _settings("simulated", f"http://127.0.0.1:{free_port}/v1", "simulated", fast="simulated-fast")
+    simulated = _settings("simulated", f"http://127.0.0.1:{free_port}/v1", "sk-simulated", fast="simulated-fast")
     notice = "simulated, its answers are made up: set OPENAI_API_KEY or RUNSTREAM_PROVIDERS for a real one"
     return ModelChoice(simulated, notice, free_port)
 
