@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -26,6 +27,7 @@ from runstream.runs.watch import Watch
 from runstream.settings import Settings
 from runstream.storage.database import asyncpg_url, connect
 from runstream.storage.keys import KeyStore
+from runstream.storage.migrate import pending
 from runstream.storage.runs import RunStore
 from runstream.stream.hub import Hub
 
@@ -103,7 +105,7 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
         max_attempts=settings.max_attempts,
     )
     yield Services(
-        engine=engine,
+        missing_migration=partial(pending, engine),
         redis=redis,
         store=store,
         keys=KeyCheck(KeyStore(engine)),

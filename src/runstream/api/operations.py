@@ -14,7 +14,6 @@ from runstream.api.services import Given, Services
 from runstream.domain.errors import Unavailable
 from runstream.domain.run import Status
 from runstream.metrics import QUEUE_DEPTH, RUNS
-from runstream.storage.migrate import pending
 
 _DEADLINE = 3.0
 
@@ -67,7 +66,7 @@ async def _told(check: Awaitable[str]) -> str:
 
 async def _database(services: Services) -> str:
     try:
-        missing = await pending(services.engine)
+        missing = await services.missing_migration()
     except Unavailable:
         return "does not answer"
     return "ok" if missing is None else f"migration {missing} is missing: run 'runstream migrate'"

@@ -1,12 +1,12 @@
 """What the routes are given: the services, and who asks."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from redis.asyncio import Redis
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runstream.api.auth import KeyCheck, Principal
 from runstream.domain.errors import Unauthenticated
@@ -20,7 +20,7 @@ from runstream.stream.hub import Hub
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    engine: AsyncEngine
+    missing_migration: Callable[[], Awaitable[str | None]]
     redis: Redis
     store: RunStore
     keys: KeyCheck
