@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from redis.asyncio import Redis
+from structlog.contextvars import bind_contextvars
 
 from runstream.api.auth import KeyCheck, Principal
 from runstream.domain.errors import Unauthenticated
@@ -48,6 +49,7 @@ async def _authenticate(
     principal = await services.keys.principal(credentials.credentials) if credentials else None
     if principal is None:
         raise Unauthenticated
+    bind_contextvars(tenant=principal.tenant)
     return principal
 
 

@@ -76,6 +76,7 @@ class Submit:
             raise IdempotencyConflict(param="Idempotency-Key")
         if same_body is None:
             ACCEPTED.labels(request.feature).inc()
+            log.info("run_accepted", run_id=run.id, feature=request.feature, model=request.model)
             await self._enqueue(run)
         return run, same_body is None
 
