@@ -16,6 +16,9 @@ _BATCH = 128
 """Runs that share one call: enough to save round trips, few enough not to hold Redis up."""
 _POSITIONS = 1_000_000
 """About how much text shares one call. What is more must not make every call run into its deadline, over and over."""
+_FEW = 32
+_SPACING = 0.001
+"""Seconds between calls while more than that many runs are written; uvloop's timers are no finer."""
 _PAUSE = (0.05, 2.0)
 """Seconds between tries while Redis does not answer: the first, and the longest."""
 
@@ -78,17 +81,19 @@ class Writer:
 class WriteLoop:
     """Sends as soon as the call before has returned, with all that came meanwhile.
 
-    Alone, a token goes out at once; under load, tokens share an entry and runs share a call. Nothing waits on a
-    timer.
+    With few runs a token goes out at once. With many, a call is made no more than once a millisecond: runs share it,
+    and what a call costs here, in Redis and in each API process is shared by their tokens.
     """
 
     def __init__(self, token_log: TokenLog) -> None:
         self._log = token_log
+        self._open = 0
         self._waiting: dict[Writer, None] = {}
         self._wake = asyncio.Event()
 
     def open(self, run_id: str, attempt: int, on_fenced: Callable[[], None]) -> Writer:
         """`on_fenced` is called when the log says that a newer attempt writes this run."""
+        self._open += 1
         return Writer(run_id, attempt, self, on_fenced)
 
     def wake(self, writer: Writer) -> None:
@@ -96,7 +101,8 @@ class WriteLoop:
         self._wake.set()
 
     def drop(self, writer: Writer) -> None:
-        """Forget what this writer has not sent."""
+        """Close this writer, and forget what it has not sent."""
+        self._open -= 1
         self._waiting.pop(writer, None)
 
     async def run(self) -> None:
@@ -104,7 +110,8 @@ class WriteLoop:
         pause = _PAUSE[0]
         while True:
             await self._wake.wait()
-            await asyncio.sleep(0)  # what else is being read in this turn of the loop goes along
+            # What else is being read in this turn of the loop goes along in any case.
+            await asyncio.sleep(_SPACING if self._open > _FEW else 0)
             try:
                 await self._send()
             except (RedisError, OSError, TimeoutError) as error:
