@@ -288,6 +288,8 @@ class World:
             Hub(self.redis, frame, buffer=buffer, heartbeat=HEARTBEAT, max_age=60) for buffer in (TINY, 1_000_000)
         ]
         tasks += [asyncio.create_task(hub.run()) for hub in self.hubs]
+        while not all(hub.connected for hub in self.hubs):
+            await asyncio.sleep(PAUSES[0])
         self._writers: dict[int, Writer] = {}
         for attempt, token_log in self._worker_logs.items():
             loop = WriteLoop(token_log)
