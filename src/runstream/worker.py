@@ -48,16 +48,15 @@ class _Process:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._id = new_id("wrk")
-        self._engine = connect(
-            settings.database_url.get_secret_value(),
-            pool_size=settings.database_pool,
-            timeout=settings.database_timeout,
-        )
+        url, timeout = settings.database_url.get_secret_value(), settings.database_timeout
+        self._engine = connect(url, pool_size=settings.database_pool, timeout=timeout)
+        # Its own connection: a lease that waited behind the runs could lapse because they are many.
+        self._lease_engine = connect(url, pool_size=1, timeout=timeout)
         self._redis = redis_client(settings)
         self._waiting = redis_client(settings, waiting=True)
         self._providers = {name: build(config) for name, config in provider_configs(settings).items()}
         store = RunStore(self._engine)
-        leases = LeaseStore(self._engine)
+        leases = LeaseStore(self._lease_engine)
         jobs = JobQueue(self._redis)
         self._token_log = open_log(settings, self._waiting)
         self._write_loop = WriteLoop(self._token_log)
@@ -154,6 +153,7 @@ class _Process:
         await self._token_log.aclose()
         await self._redis.aclose()
         await self._waiting.aclose()
+        await self._lease_engine.dispose()
         await self._engine.dispose()
 
 
