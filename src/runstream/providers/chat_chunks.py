@@ -12,6 +12,9 @@ from runstream.providers.base import Finished
 from runstream.providers.text import TextJoiner, clean
 
 _MAX_NAME = 200
+_MAX_REASON = 64
+_MAX_COUNT = 2**31 - 1
+"""What a run's row can hold: an end that does not fit could not be written."""
 
 
 class ChatAnswer:
@@ -65,7 +68,7 @@ class ChatAnswer:
         """Raises `ProviderProtocolError` when the stream ended without saying that the answer did."""
         if self.reason is None:
             raise ProviderProtocolError("The provider's answer ended without a finish reason.")
-        return Finished(clean(str(self.reason))[:_MAX_NAME], _usage(self._usage), self._model)
+        return Finished(clean(str(self.reason))[:_MAX_REASON], _usage(self._usage), self._model)
 
     def _add(self, chunk: dict[str, Any], texts: list[str]) -> None:
         if usage := chunk.get("usage"):
@@ -150,4 +153,4 @@ def _usage(usage: object) -> Usage | None:
 
 
 def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and value >= 0 else None
+    return value if isinstance(value, int) and 0 <= value <= _MAX_COUNT else None
