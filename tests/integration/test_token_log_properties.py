@@ -32,7 +32,7 @@ from runstream.stream.log import Append, Appended, Entry, Outcome, TokenLog, key
 from runstream.stream.reader import Reader
 from runstream.stream.writer import WriteLoop, Writer
 
-DEADLINE = 20
+DEADLINE = 10
 HEARTBEAT = 0.05
 TINY = 120
 """Bytes: two events or so fill a reader's buffer."""
@@ -188,6 +188,7 @@ def stories(draw: st.DrawFn) -> list[tuple[Any, ...]]:
         st.tuples(st.just("lose"), st.booleans()),
         st.tuples(st.just("open"), reader, st.integers(0, 1)),
         st.tuples(st.just("open"), reader, st.integers(0, 1)),
+        st.tuples(st.just("gather"), st.integers(0, 1)),
         st.tuples(st.just("cut"), reader, st.integers(0, 5)),
         st.tuples(st.just("stall"), reader),
         st.tuples(st.just("history fails"), st.integers(0, 1)),
@@ -381,6 +382,12 @@ class World:
         client = self._clients[number]
         await client.close()
         await client.start(process)
+
+    async def _gather(self, process: int) -> None:
+        """Everybody comes to one process, each when the one before has caught up."""
+        for number in range(READERS):
+            await self._open(number, process)
+            await self._settle()
 
     async def _cut(self, number: int, back: int) -> None:
         """The client goes, and what it took in last did not all stay with it."""
