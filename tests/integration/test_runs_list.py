@@ -16,8 +16,10 @@ async def every_page(caller, **query):
     while True:
         page = (await caller.http.get("/v1/runs", params=query)).raise_for_status().json()
         seen += [run["id"] for run in page["data"]]
+        assert len(seen) == len(set(seen)), "a run came twice"
         if page["next"] is None:
             return seen
+        assert page["next"] != query.get("cursor"), "this page leads to itself"
         query["cursor"] = page["next"]
 
 

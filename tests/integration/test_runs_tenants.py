@@ -39,7 +39,8 @@ async def test_what_is_anothers_is_answered_as_if_it_were_not_there(caller, stra
     before = await caller.ended(ended)
     nowhere = await stranger.http.request(method, path.format(run_id=new_id("run")))
     for run_id in (running, queued, ended):
-        answer = await stranger.http.request(method, path.format(run_id=run_id))
+        async with asyncio.timeout(DEADLINE):
+            answer = await stranger.http.request(method, path.format(run_id=run_id))
         assert answer.status_code == 404
         assert _said(answer) == _said(nowhere)
     assert await caller.get(ended) == before
