@@ -17,6 +17,7 @@ from runstream.domain.errors import (
     PayloadTooLarge,
     RunstreamError,
     UnsupportedMediaType,
+    whereabouts,
 )
 from runstream.domain.ids import new_id
 
@@ -53,8 +54,8 @@ class RequestContext:
         with bound_contextvars(request_id=request_id):
             try:
                 await self._app(scope, receive, named)
-            except Exception:
-                log.exception("request_failed")
+            except Exception as error:
+                log.error("request_failed", **whereabouts(error))  # noqa: TRY400 - without what it says
                 if not status:
                     await respond(RunstreamError("Something went wrong inside Runstream."))(scope, receive, named)
             finally:

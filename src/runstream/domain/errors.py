@@ -26,7 +26,13 @@ Each class carries its code (what a program compares), its HTTP status, and whet
 later. The docstring of a class is its message when none is given. Messages reach clients: no secret, no prompt.
 """
 
+from traceback import format_tb
 from typing import ClassVar
+
+
+def whereabouts(error: BaseException) -> dict[str, str]:
+    """For a log: what kind of error it is and where it was raised. What it says stays out: that may be a prompt."""
+    return {"error": type(error).__name__, "stack": "".join(format_tb(error.__traceback__))}
 
 
 class RunstreamError(Exception):

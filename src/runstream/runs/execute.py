@@ -11,7 +11,13 @@ from redis.exceptions import RedisError
 from structlog.contextvars import bound_contextvars
 
 from runstream.domain import events
-from runstream.domain.errors import ProviderError, ProviderProtocolError, RunstreamError, Unavailable
+from runstream.domain.errors import (
+    ProviderError,
+    ProviderProtocolError,
+    RunstreamError,
+    Unavailable,
+    whereabouts,
+)
 from runstream.domain.run import Claim, Ending, Status
 from runstream.features.base import Feature
 from runstream.gateway.generate import Gateway
@@ -218,7 +224,7 @@ def _error(raised: BaseException) -> dict[str, Any]:
     """What the run keeps of a failure. The text of an error that is not ours may hold anything, so it stays out."""
     if isinstance(raised, RunstreamError):
         return {"code": raised.code, "message": raised.message}
-    log.error("generation_broke", exc_info=raised)
+    log.error("generation_broke", **whereabouts(raised))
     return {"code": "internal_error", "message": "The generation failed inside Runstream."}
 
 

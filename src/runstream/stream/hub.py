@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
+from runstream.domain.errors import whereabouts
 from runstream.metrics import DROPPED_BUFFERS, READERS
 from runstream.stream.log import Entry, key, parse_message
 
@@ -165,6 +166,8 @@ class Hub:
                     await self._connect()
                 except* (RedisError, OSError, TimeoutError) as errors:
                     log.warning("subscription_lost", error=type(errors.exceptions[0]).__name__, runs=len(self._topics))
+                except* Exception as errors:
+                    log.error("relay_broke", **whereabouts(errors.exceptions[0]))  # noqa: TRY400 - without what it says
                 pause = _PAUSE[0] if self._heard else min(pause * 2, _PAUSE[1])
                 await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
 
