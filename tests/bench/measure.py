@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import random
 import sys
 import time
@@ -10,7 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 from tests.bench.clients import Client
 from tests.bench.load import Exchange, ExchangeFailed, Reader
-from tests.bench.meter import cpu_seconds, rss_bytes
+from tests.bench.meter import cpu_seconds, others_cpu_seconds, rss_bytes
 from tests.bench.processes import SystemFailed
 from tests.bench.scenarios import IdleReaders, Scenario, Streams
 from tests.bench.systems import Bench, Running, System
@@ -45,12 +46,13 @@ async def warm_up(client: Client) -> None:
 
 
 async def measure_streams(running: Running, scenario: Streams, bench: Bench) -> Figures:
-    own, shared = cpu_seconds(running.processes), cpu_seconds(bench.services.processes)
+    own, shared, others = cpu_seconds(running.processes), cpu_seconds(bench.services.processes), others_cpu_seconds()
     began = time.monotonic()
     with no_garbage_collection():
         readers = await run_streams(running.client, scenario)
     took = time.monotonic() - began
     own, shared = cpu_seconds(running.processes) - own, cpu_seconds(bench.services.processes) - shared
+    others = others_cpu_seconds() - others
     tokens = sum(len(reader.ages) for reader in readers)
     first = [reader.first - reader.sent for reader in readers if reader.first is not None]
     ages = [age for reader in readers for age in reader.ages]
@@ -65,6 +67,7 @@ async def measure_streams(running: Running, scenario: Streams, bench: Bench) -> 
         "services_cpu_us_per_token": shared * 1e6 / max(tokens, 1),
         "tokens_per_s": tokens / took,
         "rss_mb": rss_bytes(running.processes) / 1e6,
+        "others_cpu_percent": max(0.0, others) * 100 / took / (os.cpu_count() or 1),
     }
 
 

@@ -1,5 +1,6 @@
 """What processes cost: CPU time and resident memory of a process and all its children."""
 
+import os
 from collections.abc import Iterable
 
 import psutil
@@ -16,6 +17,12 @@ def cpu_seconds(roots: Iterable[int]) -> float:
                 continue
             total += times.user + times.system + times.children_user + times.children_system
     return total
+
+
+def others_cpu_seconds() -> float:
+    """CPU time that programs which are no part of the benchmark have used so far."""
+    times = psutil.cpu_times()
+    return float(times.user + times.system) - cpu_seconds([os.getpid()])
 
 
 def rss_bytes(roots: Iterable[int]) -> int:

@@ -104,8 +104,15 @@ def conditions(results: Results) -> str:
     rounds = "1 round" if results.rounds == 1 else f"medians of {results.rounds} rounds"
     return (
         f"{rounds} on {os.cpu_count()} CPUs that load client, provider, Postgres and Redis share; "
-        f"CPU is the system's own processes; fsync on; Python {platform.python_version()}."
+        f"CPU is the system's own processes; fsync on; Python {platform.python_version()}; "
+        f"programs that have nothing to do with it used {others(results):.0f} % of the CPUs meanwhile."
     )
+
+
+def others(results: Results) -> float:
+    """The median over all measurements; above a few percent, the figures are not to be trusted."""
+    name = "others_cpu_percent"
+    return median([figures[name] for taken in results.taken.values() for figures in taken if name in figures] or [0.0])
 
 
 def as_json(results: Results) -> dict[str, Any]:
