@@ -1,6 +1,7 @@
 """The API process."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -42,6 +43,7 @@ def create_app(settings: Settings) -> FastAPI:
         async with _services(settings, routes) as services:
             app.state.services = services
             relay = asyncio.create_task(services.hub.run())
+            gc.freeze()  # what is there by now stays: looking through it again would only hold tokens up
             try:
                 yield
             finally:

@@ -1,6 +1,7 @@
 """The worker process."""
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -100,6 +101,7 @@ class _Process:
                 _pick(worker),
             )
         ]
+        gc.freeze()  # what is there by now stays: looking through it again would only hold tokens up
         log.info("worker_ready", worker=self._id, pid=os.getpid())
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait([*background, stopped], return_when=asyncio.FIRST_COMPLETED)

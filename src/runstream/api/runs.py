@@ -1,10 +1,11 @@
 """The routes of runs: parse, call one use case, answer."""
 
 import re
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
-from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from pydantic.json_schema import SkipJsonSchema
 
 from runstream.api.documents import CHAT_BODY, EVENT_STREAM, STREAMED, refusals
@@ -14,7 +15,7 @@ from runstream.api.services import Asking, Given, Services
 from runstream.domain.cursor import START, Cursor
 from runstream.domain.errors import InvalidCursor, InvalidRequest, NotFound
 from runstream.domain.ids import is_run_id
-from runstream.domain.run import Run, Status
+from runstream.domain.run import Status
 from runstream.runs.submit import Asked
 from runstream.runs.watch import MAX_WAIT
 from runstream.storage.runs import Filters
@@ -71,7 +72,7 @@ async def create_run(
         run = await services.watch.until_ended(asking.tenant, run.id, wait)
         headers["Preference-Applied"] = f"wait={wait}"
     status = 200 if wait and run.status.ended else 202
-    return JSONResponse(_shown(run), status_code=status, headers=headers)
+    return _json(RunObject.of(run), status, headers)
 
 
 @router.get("", response_model=RunPage, responses=refusals(400))
@@ -93,14 +94,14 @@ async def list_runs(
         raise InvalidRequest("A page's cursor is the 'next' of the page before it.", param="cursor")
     filters = Filters(status, feature, user, subject_type, subject_id, created_after, created_before)
     runs = await services.store.page(asking.tenant, filters, before=cursor, limit=limit + 1)
-    shown = runs[:limit]
-    return JSONResponse({"data": [_shown(run) for run in shown], "next": shown[-1].id if len(runs) > limit else None})
+    shown = [RunObject.of(run) for run in runs[:limit]]
+    return _json(RunPage(data=shown, next=shown[-1].id if len(runs) > limit else None))
 
 
 @router.get("/{run_id}", response_model=RunObject, responses=refusals(404))
 async def get_run(run_id: str, asking: Asking, services: Given, wait: Wait = 0) -> Response:
     """One run; with `wait`, as soon as it has ended, or as it is when the time is up."""
-    return JSONResponse(_shown(await services.watch.until_ended(asking.tenant, _known(run_id), wait)))
+    return _json(RunObject.of(await services.watch.until_ended(asking.tenant, _known(run_id), wait)))
 
 
 @router.get(
@@ -131,7 +132,7 @@ async def follow_run(
 @router.post("/{run_id}/cancel", response_model=RunObject, responses=refusals(400, 404, 413, 415))
 async def cancel_run(run_id: str, asking: Asking, services: Given) -> Response:
     """Stop the run, and answer it: ended, in all but the rarest cases. Calling it again is harmless."""
-    return JSONResponse(_shown(await services.cancel(asking.tenant, _known(run_id))))
+    return _json(RunObject.of(await services.cancel(asking.tenant, _known(run_id))))
 
 
 async def _stream(services: Services, tenant: str, run_id: str, after: Cursor, headers: dict[str, str]) -> Response:
@@ -181,5 +182,5 @@ def _asked(body: RunRequest) -> Asked:
     )
 
 
-def _shown(run: Run) -> dict[str, Any]:
-    return RunObject.of(run).model_dump(mode="json")
+def _json(answer: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(answer.model_dump_json(), status, headers, media_type="application/json")

@@ -45,6 +45,7 @@ def connect(url: str, *, pool_size: int, timeout: float) -> AsyncEngine:
         max_overflow=0,
         pool_timeout=timeout,
         isolation_level="AUTOCOMMIT",
+        pool_reset_on_return=None,  # nothing to roll back
         hide_parameters=True,
         json_serializer=lambda value: orjson.dumps(value).decode(),
         json_deserializer=orjson.loads,

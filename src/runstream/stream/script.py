@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from hashlib import sha1
 from typing import Any
 
+import hiredis
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 
@@ -53,6 +54,6 @@ class ScriptConnection:
             await self._connection.disconnect()
 
 
-async def _call(connection: AbstractConnection, *command: str | bytes | int) -> Any:
-    await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+async def _call(connection: AbstractConnection, *command: Any) -> Any:
+    await connection.send_packed_command(hiredis.pack_command(command), check_health=False)
     return await connection.read_response()

@@ -16,9 +16,10 @@ _BATCH = 128
 """Runs that share one call: enough to save round trips, few enough not to hold Redis up."""
 _POSITIONS = 1_000_000
 """About how much text shares one call. What is more must not make every call run into its deadline, over and over."""
-_FEW = 32
-_SPACING = 0.001
-"""Seconds between calls while more than that many runs are written; uvloop's timers are no finer."""
+_RUNS_A_MILLISECOND = 32
+"""Calls keep a distance of a millisecond for each that many runs. Uvloop's timers are no finer."""
+_FARTHEST = 4
+"""Milliseconds."""
 _PAUSE = (0.05, 2.0)
 """Seconds between tries while Redis does not answer: the first, and the longest."""
 
@@ -81,7 +82,7 @@ class Writer:
 class WriteLoop:
     """Sends as soon as the call before has returned, with all that came meanwhile.
 
-    With few runs a token goes out at once. With many, a call is made no more than once a millisecond: runs share it,
+    With few runs a token goes out at once. With many, calls keep a distance of a few milliseconds: runs share them,
     and what a call costs here, in Redis and in each API process is shared by their tokens.
     """
 
@@ -111,7 +112,7 @@ class WriteLoop:
         while True:
             await self._wake.wait()
             # What else is being read in this turn of the loop goes along in any case.
-            await asyncio.sleep(_SPACING if self._open > _FEW else 0)
+            await asyncio.sleep(min(self._open // _RUNS_A_MILLISECOND, _FARTHEST) / 1000)
             try:
                 await self._send()
             except (RedisError, OSError, TimeoutError) as error:
