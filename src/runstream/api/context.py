@@ -26,6 +26,9 @@ _DEPTH = 64
 """Levels of nesting that a body may have."""
 _LONG_NUMBER = re.compile(rb"[0-9]{17}")
 
+SERVER_SEND = "runstream.send"
+"""Where a request's scope keeps the server's own `send`: for answers of many parts, past what stands around it."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -40,6 +43,7 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
+        scope[SERVER_SEND] = send
         request_id = given if _REQUEST_ID.fullmatch(given) else new_id("req")
         status = 0
 

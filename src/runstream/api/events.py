@@ -8,6 +8,7 @@ from contextlib import aclosing
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
+from runstream.api.context import SERVER_SEND
 from runstream.domain.events import Event
 from runstream.metrics import RELAYED_EVENTS
 from runstream.stream.log import Entry, encode
@@ -46,7 +47,7 @@ class EventStream(Response):
         gone = asyncio.create_task(_disconnected(receive))
         gone.add_done_callback(lambda _: self._reader.stop())
         try:
-            await self._pump(send)
+            await self._pump(scope[SERVER_SEND])
         finally:
             gone.cancel()
 

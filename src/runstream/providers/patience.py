@@ -35,7 +35,7 @@ class Patience:
         self._since = self._loop.time()
         if self._since >= self._started + self._timeouts.total:
             raise ProviderTimeout(self._due()[1])
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)  # without the loop, finding it is a system call
         cancelling = task.cancelling() if task else 0
         self._waiting = task
         if self._timer is None:

@@ -135,13 +135,9 @@ class Execute:
 
     def _take(self, attempt: Attempt, piece: Target | Piece) -> bool:
         """Take in what the model said; whether the rest is not wanted."""
+        if isinstance(piece, TextDelta):  # first, and not by a pattern: it comes for every token
+            return self._take_text(attempt, piece.text)
         match piece:
-            case TextDelta(text):
-                room = self._max_output_chars + 1 - attempt.writer.transcript.end  # one event came before the text
-                attempt.writer.append(events.DELTA, {"text": text[:room]})
-                if len(text) > room:
-                    attempt.finish_reason = "max_output_chars"
-                    return True
             case Opened(request_id):
                 attempt.request_id = request_id
             case Target():
@@ -149,6 +145,15 @@ class Execute:
             case Finished(reason, usage):
                 attempt.finish_reason, attempt.usage = reason, usage
         return False
+
+    def _take_text(self, attempt: Attempt, text: str) -> bool:
+        room = self._max_output_chars + 1 - attempt.writer.transcript.end  # one event came before the text
+        if len(text) <= room:
+            attempt.writer.append(events.DELTA, {"text": text})
+            return False
+        attempt.writer.append(events.DELTA, {"text": text[:room]})
+        attempt.finish_reason = "max_output_chars"
+        return True
 
     async def _settle(self, attempt: Attempt, raised: BaseException | None) -> None:
         if attempt.stopped is Stop.FENCED:

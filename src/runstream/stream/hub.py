@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,9 +34,21 @@ class Frame(NamedTuple):
 class Subscription:
     """One reader's place at the hub: what came and is not yet taken, and what else the reader must know."""
 
-    __slots__ = ("_limit", "_size", "_waiter", "active", "behind", "closing", "due", "expires", "frames", "heartbeat")
+    __slots__ = (
+        "_limit",
+        "_loop",
+        "_size",
+        "_waiter",
+        "active",
+        "behind",
+        "closing",
+        "due",
+        "expires",
+        "frames",
+        "heartbeat",
+    )
 
-    def __init__(self, limit: int, due: float, expires: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, limit: int, due: float, expires: float) -> None:
         self.frames: deque[Frame] = deque()
         self.behind = False
         """Something may have been missed: read on from history."""
@@ -47,6 +60,7 @@ class Subscription:
         """Something came since the hub last looked."""
         self.due = due
         self.expires = expires
+        self._loop = loop  # kept: Python 3.11 makes a system call to find it
         self._limit = limit
         self._size = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -82,7 +96,7 @@ class Subscription:
         """Return when there is something to do; the hub bounds the wait by its heartbeats."""
         if self.frames or self.behind or self.heartbeat or self.closing:
             return
-        self._waiter = asyncio.get_running_loop().create_future()
+        self._waiter = self._loop.create_future()
         try:
             await self._waiter
         finally:
@@ -124,9 +138,10 @@ class Hub:
     @contextmanager
     def subscribe(self, run_id: str) -> Iterator[Subscription]:
         """Receive the run's frames. The first thing that arrives is `behind`, once the subscription stands."""
-        now = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        now = loop.time()
         lifetime = self._max_age * random.uniform(0.9, 1.0)  # noqa: S311 - so that readers do not come back in one wave
-        subscription = Subscription(self._buffer, now + self._heartbeat, now + lifetime)
+        subscription = Subscription(loop, self._buffer, now + self._heartbeat, now + lifetime)
         subscription.closing = self._closing
         channel = key(run_id).encode()
         topic = self._topics.get(channel)
@@ -201,13 +216,12 @@ class Hub:
                 self._outstanding[command[1]] += 1
 
     async def _send(self, connection: AbstractConnection, commands: asyncio.Queue[tuple[str | bytes, ...]]) -> None:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        began = time.monotonic()
         while True:
             batch = [await commands.get()]
             while not commands.empty():
                 batch.append(commands.get_nowait())
-            if loop.time() - max(self._heard, began) > 2 * _PING:
+            if time.monotonic() - max(self._heard, began) > 2 * _PING:
                 raise TimeoutError
             async with asyncio.timeout(_PING):
                 await connection.send_packed_command(connection.pack_commands(batch), check_health=False)
@@ -218,7 +232,7 @@ class Hub:
                 self._deliver(channel, payload)
             case [b"subscribe", channel, _]:
                 self._confirm(channel)
-        self._heard = asyncio.get_running_loop().time()
+        self._heard = time.monotonic()
 
     def _deliver(self, channel: bytes, payload: bytes) -> None:
         topic = self._topics.get(channel)
