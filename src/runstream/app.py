@@ -26,7 +26,7 @@ from runstream.runs.cancel import Cancel
 from runstream.runs.submit import Submit
 from runstream.runs.watch import Watch
 from runstream.settings import Settings
-from runstream.storage.database import asyncpg_url, connect
+from runstream.storage.database import asyncpg_url, connect, open_pool
 from runstream.storage.keys import KeyStore
 from runstream.storage.migrate import pending
 from runstream.storage.runs import RunStore
@@ -84,6 +84,7 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
         pool_size=settings.database_pool,
         timeout=settings.database_timeout,
     )
+    await open_pool(engine, settings.database_pool)
     redis = redis_client(settings)
     store = RunStore(engine)
     jobs = JobQueue(redis)

@@ -27,7 +27,7 @@ from runstream.queue.lease import Lease
 from runstream.runs.execute import Execute
 from runstream.runs.recover import Sweep
 from runstream.settings import Settings
-from runstream.storage.database import connect
+from runstream.storage.database import connect, open_pool
 from runstream.storage.leases import LeaseStore
 from runstream.storage.runs import RunStore
 from runstream.stream.writer import WriteLoop
@@ -83,6 +83,7 @@ class _Process:
         if self._settings.worker_metrics_port:
             start_http_server(self._settings.worker_metrics_port)
         await self._take_lease(stopping)
+        await open_pool(self._engine, self._settings.database_pool)
         worker = WokenWorker(
             self._execute,
             ArqRedis(self._redis.connection_pool),

@@ -1,5 +1,6 @@
 """The connection to Postgres."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from inspect import signature
@@ -51,6 +52,16 @@ def connect(url: str, *, pool_size: int, timeout: float) -> AsyncEngine:
         json_deserializer=orjson.loads,
         connect_args={"timeout": timeout, "command_timeout": timeout},
     )
+
+
+async def open_pool(engine: AsyncEngine, connections: int) -> None:
+    """Open that many connections now, so that the first burst of requests does not pay for them.
+
+    What fails is left to the first request, which says what is wrong.
+    """
+    opening = [engine.connect() for _ in range(connections)]
+    await asyncio.gather(*(connection.start() for connection in opening), return_exceptions=True)
+    await asyncio.gather(*(connection.close() for connection in opening), return_exceptions=True)
 
 
 @contextmanager
