@@ -1,8 +1,7 @@
 """What a reader of a run is told."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from runstream.domain.cursor import Cursor
 
@@ -19,8 +18,7 @@ COUNTED: Final[Mapping[str, str]] = {DELTA: "text"}
 """The events that take one position a character, and the field whose characters count."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One event of an attempt; it takes the positions from `start` up to `end`."""
 
     attempt: int

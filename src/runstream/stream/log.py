@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from importlib.resources import files
 from typing import NamedTuple
@@ -58,8 +57,7 @@ class Entry(NamedTuple):
         return encode(self.event().after(position))
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(NamedTuple):
     """Events of one attempt that follow each other; `start` is where the first one begins."""
 
     run_id: str

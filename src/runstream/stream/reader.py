@@ -112,8 +112,10 @@ def join(cursor: Cursor, frames: Sequence[Frame], encoder: Callable[[Entry], byt
 
     What comes after a gap is left out.
     """
-    joined: list[Frame] = []
     attempt, position = cursor
+    if len(frames) == 1 and (frames[0].entry.attempt, frames[0].entry.start) == cursor:
+        return frames, False  # what comes for every token: the one that follows
+    joined: list[Frame] = []
     for frame in frames:
         entry = frame.entry
         if (entry.attempt, entry.end) <= (attempt, position):

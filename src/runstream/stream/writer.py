@@ -57,15 +57,13 @@ class Writer:
     def pending(self) -> Append:
         return Append(self.run_id, self.transcript.attempt, self.sent, self.transcript.since(self.sent))
 
-    def settle(self, append: Append, answer: Appended) -> bool:
+    def settle(self, answer: Appended) -> bool:
         """Take the log's answer in; whether there is more to send."""
         if answer.outcome is Outcome.FENCED:
             self.fenced = True
             self._on_fenced()
             self._nothing_more()
             return False
-        if answer.outcome is Outcome.APPENDED:
-            APPENDED_EVENTS.inc(len(append.events))
         if answer.outcome is Outcome.LOST:
             PUT_BACK.inc()
         self.sent = 0 if answer.outcome is Outcome.LOST else answer.end
@@ -126,11 +124,15 @@ class WriteLoop:
         writers = self._next()
         batch = [writer.pending() for writer in writers]
         answers = await self._log.append(batch)
+        appended = 0
         for writer, append, answer in zip(writers, batch, answers, strict=True):
+            if answer.outcome is Outcome.APPENDED:
+                appended += len(append.events)
             if writer in self._waiting:
                 del self._waiting[writer]
-                if writer.settle(append, answer):
+                if writer.settle(answer):
                     self._waiting[writer] = None
+        APPENDED_EVENTS.inc(appended)
         if not self._waiting:
             self._wake.clear()
         if any(answer.outcome is Outcome.REFUSED for answer in answers):
