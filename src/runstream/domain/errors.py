@@ -8,9 +8,7 @@
     ├── NotFound                  404  not there, or not yours: the same answer
     ├── MethodNotAllowed          405
     ├── Conflict                  409
-    │   ├── IdempotencyConflict
-    │   └── InvalidState
-    ├── NotAcceptable             406
+    │   └── IdempotencyConflict
     ├── PayloadTooLarge           413
     ├── UnsupportedMediaType      415
     ├── Unavailable               503  a part we need does not answer now
@@ -92,13 +90,6 @@ class MethodNotAllowed(RunstreamError):
     status = 405
 
 
-class NotAcceptable(RunstreamError):
-    """None of the accepted media types can be given here."""
-
-    code = "not_acceptable"
-    status = 406
-
-
 class Conflict(RunstreamError):
     """The request conflicts with what is there."""
 
@@ -110,12 +101,6 @@ class IdempotencyConflict(Conflict):
     """This Idempotency-Key was used with another body: send a new key."""
 
     code = "idempotency_conflict"
-
-
-class InvalidState(Conflict):
-    """The run's status does not allow this."""
-
-    code = "invalid_state"
 
 
 class PayloadTooLarge(RunstreamError):

@@ -1,6 +1,5 @@
 """Stop a run, wherever it is."""
 
-import structlog
 from redis.asyncio import Redis
 
 from runstream.domain.errors import NotFound
@@ -13,8 +12,6 @@ from runstream.stream.log import TokenLog
 
 _PATIENCE = 1.0
 """Seconds to wait for a worker to stop before the run is answered as it stands."""
-
-log = structlog.get_logger(__name__)
 
 
 class Cancel:
