@@ -3,105 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import signal
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
 from itertools import cycle
-from typing import Any
 
 import aiohttp
-import asyncpg
 import pytest
-import redis
 
 from caller import Caller, words
-from runstream.providers.simulated.tokens import unicode_token
+from reliability import (
+    MakeStack,
+    assert_told_the_same_after_the_end,
+    flush,
+    logged,
+    reading,
+    rows,
+    stopped,
+    unicode_text,
+    until,
+    until_status,
+    user,
+)
 from stack import Stack
 from viewer import DEADLINE, Viewer
 
-POLL = 0.02
 CUTS = 20
 GENERATIONS = 500
-
-MakeStack = Callable[..., Stack]
-
-
-@asynccontextmanager
-async def reading(stack: Stack, caller: Caller, run_id: str, *, url: str | None = None) -> AsyncIterator[Viewer]:
-    """A viewer that reads the run to its end meanwhile, and goes on at another API process when one is gone."""
-    async with (
-        Viewer(caller.key, run_id) as viewer,
-        viewer.reading(lambda: url or random.choice(stack.urls)),
-    ):
-        yield viewer
-
-
-@asynccontextmanager
-async def user(stack: Stack) -> AsyncIterator[Caller]:
-    async with Caller(stack.url, stack.key, "acme", "ada") as caller:
-        yield caller
-
-
-def unicode_text(count: int) -> str:
-    return "".join(map(unicode_token, range(count)))
-
-
-def flush(stack: Stack) -> None:
-    with redis.Redis.from_url(stack.redis_url, socket_timeout=DEADLINE) as client:
-        client.flushall()
-
-
-def logged(stack: Stack, run_id: str) -> list[tuple[str, str]]:
-    """The id and the type of each entry in the run's stream, read without the product."""
-    with redis.Redis.from_url(stack.redis_url, socket_timeout=DEADLINE) as client:
-        entries = client.xrange(f"runstream:run:{run_id}")
-    return [(entry_id.decode(), fields[b"e"].split(b" ", 2)[1].decode()) for entry_id, fields in entries]
-
-
-async def rows(stack: Stack, query: str, *arguments: Any) -> list[asyncpg.Record]:
-    connection = await asyncpg.connect(stack.database_url, timeout=DEADLINE, command_timeout=DEADLINE)
-    try:
-        return await connection.fetch(query, *arguments)
-    finally:
-        await connection.close()
-
-
-async def until(true: Callable[[], Any], what: str) -> None:
-    """Poll a condition, or a coroutine function's answer, until it holds."""
-    deadline = time.monotonic() + DEADLINE
-    while True:
-        answer = true()
-        if await answer if asyncio.iscoroutine(answer) else answer:
-            return
-        assert time.monotonic() < deadline, f"not after {DEADLINE} s: {what}"
-        await asyncio.sleep(POLL)
-
-
-async def until_status(stack: Stack, run_id: str, status: str) -> None:
-    async def is_so() -> bool:
-        return (await rows(stack, "select status from runs where id = $1", run_id))[0][0] == status
-
-    await until(is_so, status)
-
-
-@contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
-async def assert_told_the_same_after_the_end(stack: Stack, caller: Caller, viewer: Viewer) -> None:
-    """Who comes now is told the attempt, the text and the end that the viewer was told."""
-    for url in stack.urls:
-        async with Viewer(caller.key, viewer.run_id) as late:
-            await late.read(url)
-            assert (late.cursor, late.text, late.end) == (viewer.cursor, viewer.text, viewer.end)
 
 
 # Readers (P2)
