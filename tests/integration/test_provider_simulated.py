@@ -220,3 +220,29 @@ async def test_the_command_prints_its_url_and_no_prompt() -> None:
 
 def test_words_are_known_beforehand() -> None:
     assert [word(0), word(41)] == ["w0 ", "w41 "]
+
+
+async def test_each_call_is_recorded_with_what_was_asked_and_how_it_ended(
+    client: httpx.AsyncClient, simulator: Simulator
+) -> None:
+    await ask(client, "sim:3", stream=True)
+    await ask(client, "status:500", messages=[{"role": "user", "content": "a" * 1000}])
+    with pytest.raises(httpx.RemoteProtocolError):
+        await ask(client, "cut:2", stream=True)
+    async with client.stream(
+        "POST", "/chat/completions", json={"model": "hang:1", "messages": MESSAGES, "stream": True}
+    ):
+        record = await get(simulator, "/calls")
+        assert record["calls"][-1]["ending"] == "open"
+        assert record["calls"][-1]["ended"] is None
+    async with asyncio.timeout(20):
+        while (record := await get(simulator, "/calls"))["calls"][-1]["ending"] == "open":
+            await asyncio.sleep(0.005)
+    assert record["made"] == 4
+    assert [(call["model"], call["asked"], call["ending"], call["tokens"]) for call in record["calls"]] == [
+        ("sim:3", "one two three", "finish", 3),
+        ("status:500", "a" * 100, "refused", 0),
+        ("cut:2", "one two three", "cut", 2),
+        ("hang:1", "one two three", "closed", 1),
+    ]
+    assert all(call["began"] <= call["ended"] for call in record["calls"])

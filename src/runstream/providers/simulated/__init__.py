@@ -22,8 +22,10 @@ will do, except `bad`.
 
     POST /v1/chat/completions    GET /v1/models
     GET  /stats   {"calls": {model: count}, "open_streams": now, "closed_by_client": before their end,
-                  "connections": accepted}; needs no key
-    POST /reset   forgets the counts, flaky's too
+                  "connections": accepted, "open_connections": now}; needs no key
+    GET  /calls   {"made": count, "calls": [{"model", "asked": the last message's beginning, "began", "ended", "ending",
+                  "tokens": sent}]}, the last 50,000 in order; needs no key
+    POST /reset   forgets the counts and the calls, flaky's too
 """
 
 from runstream.providers.simulated.server import Simulator, serve

@@ -41,7 +41,7 @@ def script_for(request: Mapping[str, Any]) -> Script:
         except (TypeError, ValueError, OverflowError):
             raise ValueError(f"The model name '{model}' is not one the simulator knows how to act out.") from None
     else:
-        script = _demo(_last_text(request))
+        script = _demo(last_text(request))
     return replace(script, stop=_stop(request), limit=_limit(request))
 
 
@@ -129,7 +129,7 @@ def _limit(request: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _last_text(request: Mapping[str, Any]) -> str:
+def last_text(request: Mapping[str, Any]) -> str:
     messages = request.get("messages")
     if not isinstance(messages, list):
         return ""

@@ -11,6 +11,7 @@ import httptools
 import orjson
 
 from runstream.providers.simulated.answer import CREATED, Answer, chunked
+from runstream.providers.simulated.calls import Calls
 from runstream.providers.simulated.script import Script, script_for
 
 _HEAD = (
@@ -47,6 +48,7 @@ class Simulator:
         self._host, self._port = host, port
         self._connections: set[_Connection] = set()
         self.calls: Counter[str] = Counter()
+        self.record = Calls()
         self.connections = 0
         self.failed: Counter[bytes] = Counter()
         self.answered = 0
@@ -77,10 +79,12 @@ class Simulator:
             "open_streams": self.open_streams,
             "closed_by_client": self.closed_by_client,
             "connections": self.connections,
+            "open_connections": len(self._connections),
         }
 
     def reset(self) -> None:
         self.calls.clear()
+        self.record = Calls()
         self.failed.clear()
         self.closed_by_client = self.connections = 0
 
@@ -196,6 +200,8 @@ class _Connection(asyncio.Protocol):
         match request.method, request.path:
             case b"GET", b"/stats":
                 self._json(self._simulator.stats())
+            case b"GET", b"/calls":
+                self._json(self._simulator.record.told())
             case b"POST", b"/reset":
                 self._simulator.reset()
                 self._json(self._simulator.stats())
@@ -217,13 +223,23 @@ class _Connection(asyncio.Protocol):
         model = str(body.get("model", ""))
         self._simulator.calls[model] += 1
         self._simulator.answered += 1
-        self._fail(script, body)
+        call = self._simulator.record.begin(body)
+        answer = Answer(script, body, self._simulator.answered)
+        ending = "refused"
+        try:
+            self._fail(script, body)
+            ending = "closed"
+            await self._answer_call(answer, streamed=bool(body.get("stream")))
+            ending = script.ending
+        finally:
+            call.end(ending, answer.sent)
+
+    async def _answer_call(self, answer: Answer, *, streamed: bool) -> None:
         self._simulator.open_streams += 1
         try:
-            if script.header_seconds:
-                await asyncio.sleep(script.header_seconds)
-            answer = Answer(script, body, self._simulator.answered)
-            await (self._stream(answer) if body.get("stream") else self._whole(answer))
+            if answer.script.header_seconds:
+                await asyncio.sleep(answer.script.header_seconds)
+            await (self._stream(answer) if streamed else self._whole(answer))
         except asyncio.CancelledError:
             self._simulator.closed_by_client += 1
             raise
