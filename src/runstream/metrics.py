@@ -19,4 +19,5 @@ PUT_BACK = Counter("runstream_transcripts_put_back_total", "Transcripts put back
 FENCED = Counter("runstream_attempts_fenced_total", "Attempts stopped because a newer one writes the run.")
 LAPSED = Counter("runstream_leases_lapsed_total", "Runs taken from a worker whose lease ran out.")
 STRANDED = Counter("runstream_runs_enqueued_again_total", "Queued runs that the sweep enqueued again.")
+SWEEPS_FOUND = Counter("runstream_sweeps_found_total", "Sweeps that found runs left behind.", ["as"])
 RETRIED = Counter("runstream_attempts_retried_total", "Attempts given up for another one.", ["reason"])

@@ -26,7 +26,7 @@ async def test_an_ended_run_says_what_became_of_it(caller):
     assert run["status"] == "completed"
     assert run["output"] == {"text": words(3)}
     assert run["finish_reason"] == "stop"
-    assert run["usage"] == {"input_tokens": 1, "output_tokens": 3, "cached_tokens": 0}
+    assert run["usage"] == {"input_tokens": 1, "output_tokens": 3, "cached_tokens": 0, "estimated": False}
     assert (run["provider"], run["provider_model"], run["model"]) == ("local", "sim:3", "sim:3")
     assert (run["attempt"], run["error"], run["user"]) == (1, None, "ada")
     steps = ["created_at", "started_at", "first_token_at", "finished_at"]
@@ -122,7 +122,7 @@ async def test_events_are_the_runs_whole_transcript(caller):
     assert events[-1].data == {
         "status": "completed",
         "finish_reason": "stop",
-        "usage": {"input_tokens": 1, "output_tokens": 30, "cached_tokens": 0},
+        "usage": {"input_tokens": 1, "output_tokens": 30, "cached_tokens": 0, "estimated": False},
         "cost": None,
     }
     assert len({event.id for event in events}) == len(events)

@@ -69,11 +69,15 @@ class ChatRequest(RunRequest):
 
 
 class UsageObject(BaseModel):
-    """Tokens as the provider counted them; `cached_tokens` are part of `input_tokens`."""
+    """Tokens as the provider counted them; `cached_tokens` are part of `input_tokens`.
+
+    Where the provider sent no count, as of a run that was stopped or cut short, they are `estimated`.
+    """
 
     input_tokens: int
     output_tokens: int
     cached_tokens: int
+    estimated: bool
 
 
 class Failure(BaseModel):
@@ -132,7 +136,7 @@ class RunObject(BaseModel):
             output=Output(text=run.output) if run.output is not None else None,
             finish_reason=run.finish_reason,
             error=Failure(**run.error) if run.error else None,
-            usage=UsageObject(**usage) if usage else None,
+            usage=UsageObject.model_validate(usage) if usage else None,
             cost=str(run.cost) if run.cost is not None else None,
             cached=run.cached,
             created_at=run.created_at,

@@ -14,7 +14,8 @@ class Status(StrEnum):
     """Where a run is in its life.
 
     queued -> running -> completed | failed | cancelled; running -> queued for another attempt; queued ->
-    cancelled | failed when it ends before a worker takes it up.
+    cancelled | failed when it ends before a worker takes it up; failed | cancelled -> queued when somebody asks for
+    another attempt.
     """
 
     QUEUED = "queued"
@@ -29,6 +30,21 @@ class Status(StrEnum):
 
 
 ENDED = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
+
+
+class Outcome(StrEnum):
+    """What became of an attempt."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    RETRIED = "retried"
+    """It failed, and the run was to be tried again."""
+    HANDED_BACK = "handed_back"
+    """Its worker went away in good order."""
+    LAPSED = "lapsed"
+    """Its worker's lease ran out. Whoever took the run over wrote this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +77,20 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Generation:
+    """What is known of an attempt's call to a provider, once it is over."""
+
+    provider: str | None = None
+    provider_model: str | None = None
+    provider_request_id: str | None = None
+    usage: Usage | None = None
+    first_token_at: datetime | None = None
+
+
+UNKNOWN = Generation()
+
+
+@dataclass(frozen=True, slots=True)
 class Ending:
     """How a run ended. `transcript` and the event that says so are one with the row."""
 
@@ -70,16 +100,28 @@ class Ending:
     output: str | None = None
     error: Mapping[str, Any] | None = None
     finish_reason: str | None = None
-    usage: Usage | None = None
-    provider: str | None = None
-    provider_model: str | None = None
-    provider_request_id: str | None = None
-    first_token_at: datetime | None = None
+    generation: Generation = UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRecord:
+    """An attempt as it is looked at afterwards."""
+
+    attempt: int
+    worker: str
+    outcome: Outcome
+    error: Mapping[str, Any] | None
+    generation: Generation
+    started_at: datetime
+    ended_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run as its owner sees it; the transcript is read apart."""
+    """A run as its owner sees it; the transcript is read apart.
+
+    `retried_attempt` is the last one whose end was taken back: nothing that it said counts any more.
+    """
 
     id: str
     tenant: str
@@ -87,6 +129,7 @@ class Run:
     status: Status
     attempt: int
     max_attempts: int
+    queue: str
     feature: str
     prompt_version: str
     model: str
@@ -101,6 +144,7 @@ class Run:
     usage: Usage | None
     cost: Decimal | None
     cached: bool
+    retried_attempt: int | None
     metadata: Mapping[str, Any]
     created_at: datetime
     started_at: datetime | None

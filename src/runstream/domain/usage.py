@@ -1,12 +1,41 @@
-"""Tokens that a provider counted."""
+"""Tokens that a generation took."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+_CHARACTERS_A_TOKEN = 4
+"""OpenAI's rule of thumb for English text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """As the provider reported it; `cached_tokens` are part of `input_tokens`."""
+    """As the provider reported it, or `estimated`; `cached_tokens` are part of `input_tokens`."""
 
     input_tokens: int
     output_tokens: int
     cached_tokens: int = 0
+    estimated: bool = False
+
+
+def estimate(input: Mapping[str, Any], characters: int) -> Usage:
+    """What that much text, made from this input, came to where the provider did not say. Never fails."""
+    return Usage(_tokens(_length(input)), _tokens(characters), estimated=True)
+
+
+def _tokens(characters: int) -> int:
+    return -(-characters // _CHARACTERS_A_TOKEN)
+
+
+def _length(input: Mapping[str, Any]) -> int:
+    """All text in it counts, roles and schemas too; an image that came as data does not."""
+    length, left = 0, list[Any]([input])
+    while left:
+        match left.pop():
+            case str(text):
+                length += 0 if text.startswith("data:") else len(text)
+            case Mapping() as fields:
+                left += fields.values()
+            case list(items):
+                left += items
+    return length

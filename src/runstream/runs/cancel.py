@@ -34,18 +34,7 @@ class Cancel:
             if run.status.ended:
                 return run
             if run.status is Status.QUEUED:
-                await self._end(run)
+                await end_unwritten(self._store, self._log, run, status=Status.CANCELLED, reason="cancelled")
             elif worker := await self._store.request_cancel(tenant, run_id):
                 await announce_cancel(self._redis, worker, run_id)
                 return await self._watch.until_ended(tenant, run_id, _PATIENCE)
-
-    async def _end(self, run: Run) -> None:
-        await end_unwritten(
-            self._store,
-            self._log,
-            run.id,
-            was=Status.QUEUED,
-            attempt=run.attempt,
-            status=Status.CANCELLED,
-            reason="cancelled",
-        )

@@ -18,7 +18,8 @@ from runstream.domain.errors import (
     Unavailable,
     whereabouts,
 )
-from runstream.domain.run import Claim, Ending, Status
+from runstream.domain.run import Claim, Ending, Generation, Outcome, Status
+from runstream.domain.usage import estimate
 from runstream.features.base import Feature
 from runstream.gateway.generate import Gateway
 from runstream.gateway.routes import Target
@@ -159,28 +160,46 @@ class Execute:
         if attempt.stopped is Stop.FENCED:
             self._fenced()
         elif attempt.stopped is Stop.HANDED_BACK:
-            await self._retry(attempt, reason="worker_stopped", delay=0)
+            await self._retry(attempt, Outcome.HANDED_BACK, reason="worker_stopped", delay=0)
         elif attempt.stopped is Stop.CANCELLED:
             await self._end(attempt, Status.CANCELLED)
         elif raised is None:
             await self._end(attempt, Status.COMPLETED)
         elif self._may_retry(attempt.claim, raised):
+            error = _error(raised)
             delay = self._retry_delays[min(attempt.claim.attempt, len(self._retry_delays)) - 1]
-            await self._retry(attempt, reason=_error(raised)["code"], delay=_patience(raised, delay))
+            delay = _patience(raised, delay)
+            await self._retry(attempt, Outcome.RETRIED, reason=error["code"], delay=delay, error=error)
         else:
             await self._end(attempt, Status.FAILED, _error(raised))
 
     def _may_retry(self, claim: Claim, raised: BaseException) -> bool:
         return isinstance(raised, RunstreamError) and raised.retryable and claim.attempt < claim.max_attempts
 
-    async def _retry(self, attempt: Attempt, *, reason: str, delay: float) -> None:
+    async def _retry(
+        self,
+        attempt: Attempt,
+        outcome: Outcome,
+        *,
+        reason: str,
+        delay: float,
+        error: Mapping[str, Any] | None = None,
+    ) -> None:
         claim = attempt.claim
         log.info("attempt_given_up", reason=reason, retry_in=delay)
         await attempt.writer.flush(_ANNOUNCE)
         try:
-            requeued = await self._store.requeue(claim.run_id, claim.attempt, reason=reason, delay=delay)
-        except Unavailable as error:
-            log.warning("attempt_not_handed_back", error=error.message)  # the lease lets go of it
+            requeued = await self._store.requeue(
+                claim.run_id,
+                claim.attempt,
+                reason=reason,
+                delay=delay,
+                outcome=outcome,
+                error=error,
+                generation=_generation(attempt),
+            )
+        except Unavailable as gone:
+            log.warning("attempt_not_handed_back", error=gone.message)  # the lease lets go of it
             return
         if not requeued:
             await self._end(attempt, Status.CANCELLED)
@@ -188,16 +207,17 @@ class Execute:
         RETRIED.labels(reason).inc()
         try:
             await self._jobs.enqueue(claim.run_id, claim.attempt, claim.queue, delay=delay)
-        except (RedisError, OSError, TimeoutError) as error:
-            log.warning("job_not_enqueued", error=type(error).__name__)
+        except (RedisError, OSError, TimeoutError) as lost:
+            log.warning("job_not_enqueued", error=type(lost).__name__)
 
     async def _end(self, attempt: Attempt, status: Status, error: Mapping[str, Any] | None = None) -> None:
         transcript = attempt.writer.transcript
         text = transcript.text()
         event = terminal_event(status)
+        generation = _generation(attempt)
         data: dict[str, Any] = {"partial": bool(text)}
         if status is Status.COMPLETED:
-            data = completed(attempt.usage, attempt.finish_reason or "stop")
+            data = completed(generation.usage, attempt.finish_reason or "stop")
         elif error is not None:
             data = {"error": error, **data}
         ending = Ending(
@@ -207,11 +227,7 @@ class Execute:
             output=text,
             error=error,
             finish_reason=attempt.finish_reason,
-            usage=attempt.usage,
-            provider=attempt.target.provider if attempt.target else None,
-            provider_model=attempt.target.model if attempt.target else None,
-            provider_request_id=attempt.request_id,
-            first_token_at=attempt.first_token_at,
+            generation=generation,
         )
         if not await settle(self._store, attempt.claim.run_id, ending):
             self._fenced()
@@ -223,6 +239,21 @@ class Execute:
     def _fenced(self) -> None:
         FENCED.inc()
         log.warning("attempt_fenced")
+
+
+def _generation(attempt: Attempt) -> Generation:
+    """What it came to; its usage estimated where the provider took the call on and did not say."""
+    characters = len(attempt.writer.transcript.text())
+    usage = attempt.usage
+    if usage is None and (characters or attempt.request_id):
+        usage = estimate(attempt.claim.input, characters)
+    return Generation(
+        provider=attempt.target.provider if attempt.target else None,
+        provider_model=attempt.target.model if attempt.target else None,
+        provider_request_id=attempt.request_id,
+        usage=usage,
+        first_token_at=attempt.first_token_at,
+    )
 
 
 def _error(raised: BaseException) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from redis.exceptions import RedisError
 from runstream.domain import events
 from runstream.domain.cursor import Cursor
 from runstream.domain.errors import Unavailable
-from runstream.domain.run import Ending, Status
+from runstream.domain.run import Ending, Generation, Run, Status
 from runstream.domain.transcript import Transcript
-from runstream.domain.usage import Usage
+from runstream.domain.usage import Usage, estimate
 from runstream.metrics import ENDED
 from runstream.storage.runs import RunStore
 from runstream.stream.log import Append, TokenLog
@@ -40,13 +40,14 @@ def completed(usage: Usage | None, finish_reason: str) -> dict[str, Any]:
     }
 
 
-def usage_data(usage: Usage | None) -> dict[str, int] | None:
+def usage_data(usage: Usage | None) -> dict[str, int | bool] | None:
     if usage is None:
         return None
     return {
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,
         "cached_tokens": usage.cached_tokens,
+        "estimated": usage.estimated,
     }
 
 
@@ -81,35 +82,35 @@ async def settle(store: RunStore, run_id: str, ending: Ending) -> bool:
 async def end_unwritten(
     store: RunStore,
     token_log: TokenLog,
-    run_id: str,
+    run: Run,
     *,
-    was: Status,
-    attempt: int,
     status: Status,
     reason: str,
     error: Mapping[str, Any] | None = None,
 ) -> bool:
-    """End a run that no worker writes; False where its status or attempt has changed.
+    """End a run that no worker writes; False where its status or attempt is not `run`'s any more.
 
     The end takes the next attempt's number, so that whoever still writes the last one is fenced, and every reader
     sees the end as something new, wherever it was. Where there was an attempt, readers are told to forget it, for
-    `reason`, and given again as much of its text as is left in the log: what they hold is then what the row holds.
+    `reason`, and given again as much of its text as is left in the log, unless its end was taken back: what they hold
+    is then what the row holds.
     """
-    transcript = Transcript(attempt + 1)
-    text = await _left(token_log, run_id, attempt) if attempt else ""
-    if attempt:
+    transcript = Transcript(run.attempt + 1)
+    text = await _left(token_log, run.id, run.attempt) if run.attempt > (run.retried_attempt or 0) else ""
+    if run.attempt:
         transcript.append(events.RESTARTED, {"attempt": transcript.attempt, "reason": reason})
         transcript.append(events.DELTA, {"text": text})
     data = {"partial": bool(text)} if error is None else {"error": error, "partial": bool(text)}
     transcript.append(terminal_event(status), data)
-    ending = Ending(status, transcript.attempt, transcript.dump(), output=text or None, error=error)
-    if not await store.end(run_id, ending, was=was, attempt=attempt):
+    generation = Generation(usage=estimate(run.input or {}, len(text)) if text else None)
+    ending = Ending(status, transcript.attempt, transcript.dump(), text or None, error, generation=generation)
+    if not await store.end(run.id, ending, was=run.status, attempt=run.attempt):
         return False
     ENDED.labels(status).inc()
     try:
-        await token_log.append([Append(run_id, transcript.attempt, 0, transcript.since(0))])
+        await token_log.append([Append(run.id, transcript.attempt, 0, transcript.since(0))])
     except (RedisError, OSError, TimeoutError) as unsaid:
-        log.warning("end_not_announced", run_id=run_id, error=type(unsaid).__name__)
+        log.warning("end_not_announced", run_id=run.id, error=type(unsaid).__name__)
     return True
 
 

@@ -2,14 +2,15 @@
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import structlog
 from redis.exceptions import RedisError
 
 from runstream.domain.errors import Unavailable
-from runstream.domain.run import Status
-from runstream.metrics import LAPSED, STRANDED
+from runstream.domain.run import Generation, Outcome, Status
+from runstream.domain.usage import estimate
+from runstream.metrics import LAPSED, STRANDED, SWEEPS_FOUND
 from runstream.queue.enqueue import JobQueue
 from runstream.runs.finish import end_unwritten
 from runstream.storage.leases import LeaseStore
@@ -51,37 +52,68 @@ class Sweep:
                 log.warning("sweep_failed", error=type(error).__name__)
 
     async def once(self) -> None:
-        requeued: list[Lapsed] = []
-        for lapsed in await self._store.lapsed(_LIMIT):
-            if await self._take_up(lapsed, requeued):
-                LAPSED.inc()
-                log.warning("lease_lapsed", run_id=lapsed.run_id, tenant=lapsed.tenant, attempt=lapsed.attempt)
-        for lapsed in requeued:
-            await self._jobs.enqueue(lapsed.run_id, lapsed.attempt, lapsed.queue)
-        for run_id, attempt, queue in await self._store.stranded(overdue=_OVERDUE, limit=_LIMIT):
-            if await self._jobs.enqueue(run_id, attempt, queue):
-                STRANDED.inc()
+        await self._take_up_lapsed()
+        await self._enqueue_stranded()
         await self._leases.forget_dead(_FORGET)
 
-    async def _take_up(self, lapsed: Lapsed, requeued: list[Lapsed]) -> bool:
+    async def _take_up_lapsed(self) -> None:
+        lapsed = await self._store.lapsed(_LIMIT)
+        if not lapsed:
+            return
+        SWEEPS_FOUND.labels("lapsed").inc()
+        characters = await self._said(lapsed)
+        requeued: list[Lapsed] = []
+        for run in lapsed:
+            if await self._take_up(run, characters.get(run.run_id, 0), requeued):
+                LAPSED.inc()
+                log.warning("lease_lapsed", run_id=run.run_id, tenant=run.tenant, attempt=run.attempt)
+        for run in requeued:
+            await self._jobs.enqueue(run.run_id, run.attempt, run.queue)
+
+    async def _enqueue_stranded(self) -> None:
+        stranded = await self._store.stranded(overdue=_OVERDUE, limit=_LIMIT)
+        if stranded:
+            SWEEPS_FOUND.labels("stranded").inc()
+        for run_id, attempt, queue in stranded:
+            if await self._jobs.enqueue(run_id, attempt, queue):
+                STRANDED.inc()
+
+    async def _said(self, lapsed: Sequence[Lapsed]) -> Mapping[str, int]:
+        """How many characters of each one's attempt the log holds; of none where Redis does not answer."""
+        try:
+            reached = await self._log.reached([run.run_id for run in lapsed])
+        except (RedisError, OSError, TimeoutError) as error:
+            log.warning("attempts_not_metered", runs=len(lapsed), error=type(error).__name__)
+            return {}
+        return {
+            run.run_id: cursor.position - 1  # one event came before the text
+            for run, cursor in zip(lapsed, reached, strict=True)
+            if cursor is not None and cursor.attempt == run.attempt
+        }
+
+    async def _take_up(self, lapsed: Lapsed, characters: int, requeued: list[Lapsed]) -> bool:
         if lapsed.cancel_requested:
             return await self._end(lapsed, Status.CANCELLED)
         if lapsed.attempt >= lapsed.max_attempts:
             error = {"code": _REASON, "message": "Each attempt's worker was lost before it was done."}
             return await self._end(lapsed, Status.FAILED, error)
-        if not await self._store.requeue(lapsed.run_id, lapsed.attempt, reason=_REASON, delay=0):
-            return False
-        requeued.append(lapsed)
-        return True
+        usage = None
+        if characters and (run := await self._store.get(lapsed.tenant, lapsed.run_id)):
+            usage = estimate(run.input or {}, characters)
+        taken = await self._store.requeue(
+            lapsed.run_id,
+            lapsed.attempt,
+            reason=_REASON,
+            delay=0,
+            outcome=Outcome.LAPSED,
+            generation=Generation(usage=usage),
+        )
+        if taken:
+            requeued.append(lapsed)
+        return taken
 
     async def _end(self, lapsed: Lapsed, status: Status, error: Mapping[str, str] | None = None) -> bool:
-        return await end_unwritten(
-            self._store,
-            self._log,
-            lapsed.run_id,
-            was=Status.RUNNING,
-            attempt=lapsed.attempt,
-            status=status,
-            reason=_REASON,
-            error=error,
-        )
+        run = await self._store.get(lapsed.tenant, lapsed.run_id)
+        if run is None or (run.status, run.attempt) != (Status.RUNNING, lapsed.attempt):
+            return False
+        return await end_unwritten(self._store, self._log, run, status=status, reason=_REASON, error=error)

@@ -1,6 +1,6 @@
 """Runs in Postgres. Every change of status is one guarded UPDATE that says what it expected to find."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Executable, Row, Select, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from runstream.domain.run import Claim, Ending, Request, Run, Status
+from runstream.domain.run import UNKNOWN, AttemptRecord, Claim, Ending, Generation, Outcome, Request, Run, Status
 from runstream.domain.transcript import Transcript
 from runstream.domain.usage import Usage
 from runstream.storage import statements
@@ -24,10 +24,11 @@ class Inserted(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """Where a run stands, with its transcript once it has ended."""
+    """Where a run stands, with its transcript once it has ended. See Run for `retried_attempt`."""
 
     status: Status
     attempt: int
+    retried_attempt: int | None
     transcript: Transcript | None
 
 
@@ -94,8 +95,12 @@ class RunStore:
         rows = await self._rows(statements.INSERT, **values)
         if rows:
             return Inserted(_run(rows[0]), None)
-        row = (await self._rows(statements.EARLIER, tenant=tenant, user=user, key=idempotency_key))[0]
-        return Inserted(_run(row), row.idempotency_hash == body_hash)
+        return _earlier(await self._rows(statements.EARLIER, tenant=tenant, user=user, key=idempotency_key), body_hash)
+
+    async def earlier(self, tenant: str, user: str, idempotency_key: str, body_hash: bytes | None) -> Inserted | None:
+        """The run that the user made with this idempotency key."""
+        rows = await self._rows(statements.EARLIER, tenant=tenant, user=user, key=idempotency_key)
+        return _earlier(rows, body_hash) if rows else None
 
     async def get(self, tenant: str, run_id: str) -> Run | None:
         rows = await self._rows(statements.GET, tenant=tenant, run_id=run_id)
@@ -106,8 +111,8 @@ class RunStore:
         rows = await self._rows(statements.STANDING, tenant=tenant, run_id=run_id)
         if not rows:
             return None
-        status, attempt, events = rows[0]
-        return Ended(Status(status), attempt, None if events is None else Transcript.load(attempt, events))
+        status, attempt, retried, events = rows[0]
+        return Ended(Status(status), attempt, retried, None if events is None else Transcript.load(attempt, events))
 
     async def page(self, tenant: str, filters: Filters, *, before: str | None, limit: int) -> list[Run]:
         """Newest first; `before` is the id of the last run of the page before. Without input and output."""
@@ -135,34 +140,65 @@ class RunStore:
             restart_reason=row.restart_reason,
         )
 
-    async def requeue(self, run_id: str, attempt: int, *, reason: str, delay: float) -> bool:
-        """running -> queued, to be taken up again after `delay` seconds; not where its end was asked for."""
+    async def requeue(
+        self,
+        run_id: str,
+        attempt: int,
+        *,
+        reason: str,
+        delay: float,
+        outcome: Outcome = Outcome.RETRIED,
+        error: Mapping[str, Any] | None = None,
+        generation: Generation = UNKNOWN,
+    ) -> bool:
+        """running -> queued, to be taken up again after `delay` seconds; not where its end was asked for.
+
+        `outcome`, `error` and `generation` are kept with the attempt.
+        """
         return await self._changed(
-            statements.REQUEUE, run_id=run_id, expected_attempt=attempt, reason=reason, seconds=timedelta(seconds=delay)
+            statements.REQUEUE,
+            changed_run=run_id,
+            expected_attempt=attempt,
+            reason=reason,
+            seconds=timedelta(seconds=delay),
+            attempt_outcome=outcome,
+            attempt_error=error,
+            **_values(generation),
         )
 
     async def end(self, run_id: str, ending: Ending, *, was: Status, attempt: int) -> bool:
-        """Write the end, if the run is still `was` at `attempt`. False means: somebody else changed it first."""
-        usage = ending.usage
+        """Write the end, if the run is still `was` at `attempt`. False means: somebody else changed it first.
+
+        The attempt ends as the run does, or as lapsed where the end is not its own.
+        """
+        own = ending.attempt == attempt
         return await self._changed(
             statements.END,
-            run_id=run_id,
+            changed_run=run_id,
             was=was,
             expected_attempt=attempt,
-            status=ending.status,
-            attempt=ending.attempt,
-            transcript=ending.transcript,
-            output=ending.output,
-            error=ending.error,
-            finish_reason=ending.finish_reason,
-            input_tokens=usage.input_tokens if usage else None,
-            output_tokens=usage.output_tokens if usage else None,
-            cached_tokens=usage.cached_tokens if usage else None,
-            provider=ending.provider,
-            provider_model=ending.provider_model,
-            provider_request_id=ending.provider_request_id,
-            first_token_at=ending.first_token_at,
+            ended_as=ending.status,
+            ended_at_attempt=ending.attempt,
+            whole_transcript=ending.transcript,
+            whole_output=ending.output,
+            run_error=ending.error,
+            finished_for=ending.finish_reason,
+            attempt_outcome=ending.status if own else Outcome.LAPSED,
+            attempt_error=ending.error if own else None,
+            **_values(ending.generation),
         )
+
+    async def retry(self, run_id: str, *, was: Status, attempt: int, reason: str) -> Run | None:
+        """failed | cancelled -> queued, to be taken up at once; None where it is not `was` at `attempt` any more.
+
+        What it said and what it came to is gone from the run; its attempts keep what they came to.
+        """
+        rows = await self._rows(statements.RETRY, run_id=run_id, was=was, expected_attempt=attempt, reason=reason)
+        return _run(rows[0]) if rows else None
+
+    async def attempts(self, tenant: str, run_id: str) -> list[AttemptRecord]:
+        """A run's attempts, the first one first; none where it is not there or not the tenant's."""
+        return [_attempt(row) for row in await self._rows(statements.ATTEMPTS, tenant=tenant, run_id=run_id)]
 
     async def ended_so(self, run_id: str, ending: Ending) -> bool:
         """Whether the run's end is this one: for a writer that never got its answer."""
@@ -187,6 +223,10 @@ class RunStore:
         rows = await self._rows(statements.STRANDED, seconds=timedelta(seconds=overdue), most=limit)
         return [Queued(*row) for row in rows]
 
+    async def queued(self, queue: str) -> dict[str, int]:
+        """How many runs wait in the queue, by tenant."""
+        return {row.tenant: row.runs for row in await self._rows(statements.QUEUED, in_queue=queue)}
+
     async def counts(self) -> dict[str, int]:
         """How many runs are queued and how many run, over all tenants."""
         return {row.status: row.runs for row in await self._rows(statements.COUNTS)}
@@ -197,9 +237,11 @@ class RunStore:
                 return (await connection.execute(statement, values)).all()
 
     async def _changed(self, statement: Executable, **values: Any) -> bool:
-        with answering():
-            async with self._engine.connect() as connection:
-                return bool((await connection.execute(statement, values)).rowcount == 1)
+        return bool(await self._rows(statement, **values))
+
+
+def _earlier(rows: Sequence[Row[Any]], body_hash: bytes | None) -> Inserted:
+    return Inserted(_run(rows[0]), rows[0].idempotency_hash == body_hash)
 
 
 def _filtered(query: Select[Any], filters: Filters) -> Select[Any]:
@@ -218,9 +260,39 @@ def _filtered(query: Select[Any], filters: Filters) -> Select[Any]:
     return query
 
 
+def _values(generation: Generation) -> dict[str, Any]:
+    usage = generation.usage
+    values = {
+        "provider": generation.provider,
+        "provider_model": generation.provider_model,
+        "provider_request_id": generation.provider_request_id,
+        "input_tokens": usage.input_tokens if usage else None,
+        "output_tokens": usage.output_tokens if usage else None,
+        "cached_tokens": usage.cached_tokens if usage else None,
+        "usage_estimated": usage is not None and usage.estimated,
+        "first_token_at": generation.first_token_at,
+    }
+    return {f"{name}_now": value for name, value in values.items()}
+
+
+def _attempt(row: Row[Any]) -> AttemptRecord:
+    generation = Generation(
+        row.provider, row.provider_model, row.provider_request_id, _usage(row._mapping), row.first_token_at
+    )
+    return AttemptRecord(
+        row.attempt, row.worker, Outcome(row.outcome), row.error, generation, row.started_at, row.ended_at
+    )
+
+
+def _usage(values: Mapping[Any, Any]) -> Usage | None:
+    """Of a run or of an attempt; None where it is not known."""
+    if values["output_tokens"] is None:
+        return None
+    return Usage(values["input_tokens"], values["output_tokens"], values["cached_tokens"], values["usage_estimated"])
+
+
 def _run(row: Row[Any]) -> Run:
     values = row._mapping
-    counted = values["output_tokens"] is not None
     return Run(
         id=values["id"],
         tenant=values["tenant"],
@@ -228,6 +300,7 @@ def _run(row: Row[Any]) -> Run:
         status=Status(values["status"]),
         attempt=values["attempt"],
         max_attempts=values["max_attempts"],
+        queue=values["queue"],
         feature=values["feature"],
         prompt_version=values["prompt_version"],
         model=values["model"],
@@ -239,9 +312,10 @@ def _run(row: Row[Any]) -> Run:
         output=values.get("output"),
         error=values["error"],
         finish_reason=values["finish_reason"],
-        usage=Usage(values["input_tokens"], values["output_tokens"], values["cached_tokens"]) if counted else None,
+        usage=_usage(values),
         cost=values["cost"],
         cached=values["cached"],
+        retried_attempt=values["retried_attempt"],
         metadata=values["metadata"],
         created_at=values["created_at"],
         started_at=values["started_at"],

@@ -1,16 +1,23 @@
-"""The statements about runs. They are built once: building one costs more than running it."""
+"""The statements about runs and their attempts. They are built once: building one costs more than running it.
 
-from sqlalchemy import BindParameter, Interval, bindparam, func, or_, select, update
+A change of a run and that of its attempt are one statement: there is no state with one and without the other.
+"""
+
+from typing import Any
+
+from sqlalchemy import BindParameter, Interval, Select, Update, bindparam, func, insert, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from runstream.domain.run import Status
-from runstream.storage.tables import runs, runs_are, workers
+from runstream.domain.run import Outcome, Status
+from runstream.storage.tables import attempts, runs, runs_are, workers
 
 _HEAVY = {"transcript", "policy", "idempotency_hash"}
 SHOWN = [column for column in runs.c if column.name not in _HEAVY]
 LISTED = [column for column in SHOWN if column.name not in {"input", "output"}]
 
 _ID: BindParameter[str] = bindparam("run_id")
+_CHANGED: BindParameter[str] = bindparam("changed_run")
+"""A parameter named as a column of an UPDATE would be taken for its new value."""
 _WAS: BindParameter[str] = bindparam("was")
 _EXPECTED: BindParameter[int] = bindparam("expected_attempt")
 _SECONDS = bindparam("seconds", type_=Interval)
@@ -30,10 +37,69 @@ EARLIER = select(*SHOWN, runs.c.idempotency_hash).where(
     runs.c.idempotency_key == bindparam("key"),
 )
 GET = select(*SHOWN).where(runs.c.tenant == bindparam("tenant"), runs.c.id == _ID)
-STANDING = select(runs.c.status, runs.c.attempt, runs.c.transcript).where(
+STANDING = select(runs.c.status, runs.c.attempt, runs.c.retried_attempt, runs.c.transcript).where(
     runs.c.tenant == bindparam("tenant"), runs.c.id == _ID
 )
-CLAIM = (
+ATTEMPTS = (
+    select(attempts)
+    .where(attempts.c.tenant == bindparam("tenant"), attempts.c.run_id == _ID)
+    .order_by(attempts.c.attempt)
+)
+_GENERATION: dict[str, BindParameter[Any]] = {
+    name: bindparam(f"{name}_now")
+    for name in (
+        "provider",
+        "provider_model",
+        "provider_request_id",
+        "input_tokens",
+        "output_tokens",
+        "cached_tokens",
+        "usage_estimated",
+        "first_token_at",
+    )
+}
+"""Of the run that ends with an attempt, and of the attempt."""
+
+
+def _beginning(claim: Update) -> Select[Any]:
+    """`claim`, with a row for the attempt that it begins."""
+    claimed = claim.cte("claimed")
+    columns = {
+        "run_id": claimed.c.id,
+        "attempt": claimed.c.attempt,
+        "tenant": claimed.c.tenant,
+        "worker": claimed.c.worker,
+        "outcome": literal(Outcome.RUNNING, attempts.c.outcome.type),
+    }
+    begun = insert(attempts).from_select([*columns], select(*columns.values())).cte("begun")
+    return select(claimed).add_cte(begun)
+
+
+def _ending(change: Update) -> Select[Any]:
+    """`change`, with the row of the attempt that it ends; answers the run's id where it changed something.
+
+    An attempt that has ended stays as it is: the run was waiting for another one.
+    """
+    changed = change.returning(runs.c.id).cte("changed")
+    closed = (
+        update(attempts)
+        .where(
+            attempts.c.run_id == changed.c.id,
+            attempts.c.attempt == _EXPECTED,
+            attempts.c.outcome == Outcome.RUNNING,
+        )
+        .values(
+            outcome=bindparam("attempt_outcome"),
+            error=bindparam("attempt_error"),
+            ended_at=func.now(),
+            **_GENERATION,
+        )
+        .cte("closed")
+    )
+    return select(changed).add_cte(closed)
+
+
+CLAIM = _beginning(
     update(runs)
     .where(runs.c.id == _ID, runs.c.status == Status.QUEUED, runs.c.available_at <= func.now())
     .values(
@@ -51,14 +117,15 @@ CLAIM = (
         runs.c.feature,
         runs.c.model,
         runs.c.input,
+        runs.c.worker,
         func.extract("epoch", func.now() - runs.c.available_at).label("waited"),
         runs.c.restart_reason,
     )
 )
-REQUEUE = (
+REQUEUE = _ending(
     update(runs)
     .where(
-        runs.c.id == _ID,
+        runs.c.id == _CHANGED,
         runs.c.status == Status.RUNNING,
         runs.c.attempt == _EXPECTED,
         runs.c.cancel_requested_at.is_(None),
@@ -71,10 +138,53 @@ REQUEUE = (
         enqueued_at=func.now() + _SECONDS,
     )
 )
-END = (
+END = _ending(
+    update(runs)
+    .where(runs.c.id == _CHANGED, runs.c.status == _WAS, runs.c.attempt == _EXPECTED)
+    .values(
+        worker=None,
+        finished_at=func.now(),
+        status=bindparam("ended_as"),
+        attempt=bindparam("ended_at_attempt"),
+        transcript=bindparam("whole_transcript"),
+        output=bindparam("whole_output"),
+        error=bindparam("run_error"),
+        finish_reason=bindparam("finished_for"),
+        **_GENERATION,
+    )
+)
+RETRY = (
     update(runs)
     .where(runs.c.id == _ID, runs.c.status == _WAS, runs.c.attempt == _EXPECTED)
-    .values(worker=None, finished_at=func.now())
+    .values(
+        status=Status.QUEUED,
+        restart_reason=bindparam("reason"),
+        retried_attempt=runs.c.attempt,
+        max_attempts=func.greatest(runs.c.max_attempts, runs.c.attempt + 1),
+        available_at=func.now(),
+        enqueued_at=func.now(),
+        usage_estimated=False,
+        cached=False,
+        **dict.fromkeys(
+            (
+                "output",
+                "transcript",
+                "error",
+                "finish_reason",
+                "provider",
+                "provider_model",
+                "provider_request_id",
+                "input_tokens",
+                "output_tokens",
+                "cached_tokens",
+                "cost",
+                "first_token_at",
+                "cancel_requested_at",
+                "finished_at",
+            )
+        ),
+    )
+    .returning(*SHOWN)
 )
 REQUEST_CANCEL = (
     update(runs)
@@ -115,6 +225,11 @@ STRANDED = (
     )
     .values(enqueued_at=func.now())
     .returning(runs.c.id, runs.c.attempt, runs.c.queue)
+)
+QUEUED = (
+    select(runs.c.tenant, func.count().label("runs"))
+    .where(runs_are(Status.QUEUED), runs.c.queue == bindparam("in_queue"))
+    .group_by(runs.c.tenant)
 )
 COUNTS = (
     select(runs.c.status, func.count().label("runs"))

@@ -97,8 +97,11 @@ runs = Table(
     Column("input_tokens", Integer),
     Column("output_tokens", Integer),
     Column("cached_tokens", Integer),
+    Column("usage_estimated", Boolean, nullable=False, server_default=text("false")),
     Column("cost", Numeric(20, 10)),
     Column("cached", Boolean, nullable=False, server_default=text("false")),
+    # The last attempt whose end was taken back, so that the run could be tried again.
+    Column("retried_attempt", Integer),
     _time("created_at", required=True),
     _time("available_at", required=True),
     _time("enqueued_at"),
@@ -132,6 +135,31 @@ runs = Table(
     # What the sweep looks at stays as small as what is under way, however many runs have ended.
     Index("ix_runs_queued", "available_at", postgresql_where=text("status = 'queued'")),
     Index("ix_runs_running", "worker", postgresql_where=text("status = 'running'")),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("run_id", String(40), ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("worker", String(40), nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("provider", String(64)),
+    Column("provider_model", String(256)),
+    Column("provider_request_id", Text),
+    Column("error", JSONB(none_as_null=True)),
+    Column("input_tokens", Integer),
+    Column("output_tokens", Integer),
+    Column("cached_tokens", Integer),
+    Column("usage_estimated", Boolean, nullable=False, server_default=text("false")),
+    _time("started_at", required=True),
+    _time("first_token_at"),
+    _time("ended_at"),
+    CheckConstraint(
+        "outcome in ('running','completed','failed','cancelled','retried','handed_back','lapsed')", name="outcome"
+    ),
+    CheckConstraint("(ended_at is null) = (outcome = 'running')", name="ended"),
 )
 
 

@@ -129,5 +129,13 @@ class TokenLog:
             found = await self._redis.xrange(key(run_id), min=f"({after}", count=_PAGE)
         return [parse(entry_id, fields[_FIELD]) for entry_id, fields in found], len(found) == _PAGE
 
+    async def reached(self, run_ids: Sequence[str]) -> list[Cursor | None]:
+        """The cursor of each log's last entry, in one call."""
+        async with asyncio.timeout(self._timeout), self._redis.pipeline(transaction=False) as pipeline:
+            for run_id in run_ids:
+                pipeline.xrevrange(key(run_id), count=1)
+            found = await pipeline.execute()
+        return [Cursor.parse(entries[0][0].decode()) if entries else None for entries in found]
+
     async def aclose(self) -> None:
         await self._append.aclose()
