@@ -22,6 +22,7 @@ from runstream.features.registry import FEATURES
 from runstream.gateway.routes import Routes
 from runstream.logs import configure
 from runstream.queue.enqueue import JobQueue
+from runstream.runs.backlog import Backlog
 from runstream.runs.cancel import Cancel
 from runstream.runs.submit import Submit
 from runstream.runs.watch import Watch
@@ -98,8 +99,10 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
         max_age=settings.stream_max_age,
     )
     watch = Watch(store, hub, token_log)
+    backlog = Backlog(store, settings.queue, most=settings.max_queued, most_per_tenant=settings.max_queued_per_tenant)
     submit = Submit(
         store=store,
+        backlog=backlog,
         jobs=jobs,
         features=FEATURES,
         routes=routes,

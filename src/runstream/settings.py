@@ -53,6 +53,8 @@ class Settings(BaseSettings):
     max_output_chars: int = Field(2_000_000, ge=1)
 
     queue: str = Field("default", pattern=r"^[a-z0-9_-]{1,64}$")
+    max_queued: int = Field(10_000, ge=1)
+    max_queued_per_tenant: int = Field(2_000, ge=1)
     worker_slots: int = Field(500, ge=1)
     worker_grace: float = Field(20, ge=0)
     worker_metrics_port: int = Field(0, ge=0, le=65535)

@@ -99,6 +99,7 @@ async def test_the_sweep_and_the_metrics_read_what_has_not_ended(engine: AsyncEn
         "lapsed": lambda: store.lapsed(100),
         "stranded": lambda: store.stranded(overdue=5, limit=100),
         "counts": store.counts,
+        "queued": lambda: store.queued("default"),
         "forget": lambda: leases.forget_dead(3600),
         "renew": lambda: leases.renew("worker-1", "host", 3600),
     }

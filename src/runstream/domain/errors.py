@@ -11,7 +11,10 @@
     │   └── IdempotencyConflict
     ├── PayloadTooLarge           413
     ├── UnsupportedMediaType      415
+    ├── TooManyRequests           429
+    │   └── TooManyQueued              the tenant's runs that wait are as many as may
     ├── Unavailable               503  a part we need does not answer now
+    │   └── QueueFull                  the runs that wait are as many as may
     ├── ConfigurationError        500  told at start, never to a client
     └── ProviderError             502  what a provider did; kept as the run's error
         ├── ProviderUnavailable        could not be reached, 5xx, or overloaded
@@ -117,12 +120,32 @@ class UnsupportedMediaType(RunstreamError):
     status = 415
 
 
+class TooManyRequests(RunstreamError):
+    """This is asked too often: try again later."""
+
+    code = "too_many_requests"
+    status = 429
+    retryable = True
+
+
+class TooManyQueued(TooManyRequests):
+    """Too many of your runs wait to be taken up: try again shortly."""
+
+    code = "too_many_queued"
+
+
 class Unavailable(RunstreamError):
     """The service cannot answer now: try again shortly."""
 
     code = "unavailable"
     status = 503
     retryable = True
+
+
+class QueueFull(Unavailable):
+    """Too many runs wait to be taken up: try again shortly."""
+
+    code = "queue_full"
 
 
 class ConfigurationError(RunstreamError):

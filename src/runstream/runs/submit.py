@@ -10,14 +10,15 @@ import structlog
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
-from runstream.domain.errors import IdempotencyConflict, InvalidField
+from runstream.domain.errors import IdempotencyConflict, InvalidField, QueueFull, TooManyQueued
 from runstream.domain.ids import new_id
 from runstream.domain.run import Request, Run
 from runstream.features.base import Feature
 from runstream.gateway.routes import Routes
 from runstream.metrics import ACCEPTED
 from runstream.queue.enqueue import JobQueue
-from runstream.storage.runs import RunStore
+from runstream.runs.backlog import Backlog
+from runstream.storage.runs import Inserted, RunStore
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +40,7 @@ class Submit:
         self,
         *,
         store: RunStore,
+        backlog: Backlog,
         jobs: JobQueue,
         features: Mapping[str, Feature],
         routes: Routes,
@@ -47,6 +49,7 @@ class Submit:
         max_attempts: int,
     ) -> None:
         self._store = store
+        self._backlog = backlog
         self._jobs = jobs
         self._features = features
         self._routes = routes
@@ -58,20 +61,20 @@ class Submit:
         """Make the run durable, then enqueue it; answers it, and whether it is new.
 
         The same idempotency key with the same request answers the run made then (P4). Raises InvalidField,
-        IdempotencyConflict, Unavailable: nothing was accepted. A job that Redis does not take is no failure: the
-        sweep enqueues it (P1).
+        IdempotencyConflict, TooManyQueued, QueueFull: nothing was accepted. Raises Unavailable: what was accepted, if
+        anything, is found by the idempotency key. A job that Redis does not take is no failure: the sweep enqueues
+        it (P1).
         """
         request = self._request(asked)
-        run, same_body = await self._store.insert(
-            new_id("run"),
-            tenant=tenant,
-            user=user,
-            request=request,
-            queue=self._queue,
-            max_attempts=self._max_attempts,
-            idempotency_key=idempotency_key,
-            body_hash=_hash(asked) if idempotency_key is not None else None,
-        )
+        body_hash = _hash(asked) if idempotency_key is not None else None
+        try:
+            async with self._backlog.room(tenant):
+                run, same_body = await self._insert(tenant, user, request, idempotency_key, body_hash)
+        except (TooManyQueued, QueueFull):
+            earlier = idempotency_key and await self._store.earlier(tenant, user, idempotency_key, body_hash)
+            if not earlier:
+                raise
+            run, same_body = earlier
         if same_body is False:
             raise IdempotencyConflict(param="Idempotency-Key")
         if same_body is None:
@@ -79,6 +82,20 @@ class Submit:
             log.info("run_accepted", run_id=run.id, feature=request.feature, model=request.model)
             await self._enqueue(run)
         return run, same_body is None
+
+    async def _insert(
+        self, tenant: str, user: str, request: Request, idempotency_key: str | None, body_hash: bytes | None
+    ) -> Inserted:
+        return await self._store.insert(
+            new_id("run"),
+            tenant=tenant,
+            user=user,
+            request=request,
+            queue=self._queue,
+            max_attempts=self._max_attempts,
+            idempotency_key=idempotency_key,
+            body_hash=body_hash,
+        )
 
     async def _enqueue(self, run: Run) -> None:
         try:
