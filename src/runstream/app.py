@@ -18,6 +18,7 @@ from runstream.api.documents import describe
 from runstream.api.services import Services
 from runstream.connections import open_log, redis_client
 from runstream.console.routes import console_router
+from runstream.crash_points import arm
 from runstream.features.registry import FEATURES
 from runstream.gateway.routes import Routes
 from runstream.logs import configure
@@ -142,6 +143,7 @@ class _Server(uvicorn.Server):
 def serve(settings: Settings, host: str, port: int) -> bool:
     """Serve until SIGTERM or Ctrl-C; False where it could not start."""
     configure(level=settings.log_level, form=settings.log_format)
+    arm(settings.crash_at)
     config = uvicorn.Config(
         create_app(settings),
         host=host,

@@ -76,6 +76,7 @@ class Settings(BaseSettings):
     console_key: SecretStr | None = None
     log_format: str = Field("json", pattern="^(json|text)$")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+    crash_at: str | None = None
 
 
 def load() -> Settings:

@@ -13,6 +13,7 @@ from prometheus_client import start_http_server
 from redis.exceptions import RedisError
 
 from runstream.connections import open_log, provider_configs, redis_client, timeouts
+from runstream.crash_points import arm
 from runstream.domain.errors import Unavailable
 from runstream.domain.ids import new_id
 from runstream.features.registry import FEATURES
@@ -42,6 +43,7 @@ log = structlog.get_logger(__name__)
 def work(settings: Settings) -> None:
     """Work until SIGTERM or Ctrl-C; a second one cuts the grace time short. Raises ConfigurationError."""
     configure(level=settings.log_level, form=settings.log_format)
+    arm(settings.crash_at)
     uvloop.run(_Process(settings).run())
 
 

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import structlog
 
+from runstream.crash_points import Point, reached
 from runstream.domain.errors import Unavailable
 from runstream.storage.leases import Held, LeaseStore
 
@@ -52,6 +53,7 @@ class Lease:
             written = holder.written()
             try:
                 held = await self._store.renew(self._worker, self._host, self._duration)
+                reached(Point.LEASE_RENEWED)
                 for run_id, attempt, _ in holder.reconcile(written, held):
                     if await self._store.let_go(self._worker, run_id, attempt):
                         log.warning("run_let_go", run_id=run_id, attempt=attempt)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 
+from runstream.crash_points import Point, reached
 from runstream.domain.run import Claim
 from runstream.domain.usage import Usage
 from runstream.gateway.routes import Target
@@ -58,4 +59,5 @@ class Attempt:
             self._generation.cancel()
 
     def first_token(self) -> None:
+        reached(Point.FIRST_TOKEN)
         self.first_token_at = datetime.now(UTC)

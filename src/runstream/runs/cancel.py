@@ -2,6 +2,7 @@
 
 from redis.asyncio import Redis
 
+from runstream.crash_points import Point, reached
 from runstream.domain.errors import NotFound
 from runstream.domain.run import Run, Status
 from runstream.queue.control import announce_cancel
@@ -36,5 +37,6 @@ class Cancel:
             if run.status is Status.QUEUED:
                 await end_unwritten(self._store, self._log, run, status=Status.CANCELLED, reason="cancelled")
             elif worker := await self._store.request_cancel(tenant, run_id):
+                reached(Point.CANCEL_MARKED)
                 await announce_cancel(self._redis, worker, run_id)
                 return await self._watch.until_ended(tenant, run_id, _PATIENCE)

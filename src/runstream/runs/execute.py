@@ -10,6 +10,7 @@ import structlog
 from redis.exceptions import RedisError
 from structlog.contextvars import bound_contextvars
 
+from runstream.crash_points import Point, reached
 from runstream.domain import events
 from runstream.domain.errors import (
     ProviderError,
@@ -67,6 +68,7 @@ class Execute:
 
     async def __call__(self, run_id: str) -> None:
         """Run the next attempt of a queued run; nothing where somebody else was first or the run has ended."""
+        reached(Point.CLAIM_BEGUN)
         self._claiming.append(run_id)
         try:
             claim = await self._store.claim(run_id, self._worker)
@@ -74,6 +76,7 @@ class Execute:
             self._claiming.remove(run_id)
         if claim is None:
             return
+        reached(Point.CLAIM_COMMITTED)
         QUEUE_WAIT.observe(claim.waited)
         attempt = Attempt(claim, lambda fenced: self._write_loop.open(run_id, claim.attempt, fenced))
         self._attempts[run_id, claim.attempt] = attempt
@@ -204,6 +207,7 @@ class Execute:
         if not requeued:
             await self._end(attempt, Status.CANCELLED)
             return
+        reached(Point.RETRY_REQUEUED)
         RETRIED.labels(reason).inc()
         try:
             await self._jobs.enqueue(claim.run_id, claim.attempt, claim.queue, delay=delay)
@@ -229,12 +233,15 @@ class Execute:
             finish_reason=attempt.finish_reason,
             generation=generation,
         )
+        reached(Point.SETTLE_BEGUN)
         if not await settle(self._store, attempt.claim.run_id, ending):
             self._fenced()
             return
+        reached(Point.SETTLE_WRITTEN)
         log.info("run_ended", status=status, chars=len(text), error=error["code"] if error else None)
         attempt.writer.append(event, data)
         await attempt.writer.flush(_ANNOUNCE)
+        reached(Point.SETTLE_ANNOUNCED)
 
     def _fenced(self) -> None:
         FENCED.inc()

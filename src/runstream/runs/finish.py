@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 from redis.exceptions import RedisError
 
+from runstream.crash_points import Point, reached
 from runstream.domain import events
 from runstream.domain.cursor import Cursor
 from runstream.domain.errors import Unavailable
@@ -106,6 +107,7 @@ async def end_unwritten(
     ending = Ending(status, transcript.attempt, transcript.dump(), text or None, error, generation=generation)
     if not await store.end(run.id, ending, was=run.status, attempt=run.attempt):
         return False
+    reached(Point.UNWRITTEN_ENDED)
     ENDED.labels(status).inc()
     try:
         await token_log.append([Append(run.id, transcript.attempt, 0, transcript.since(0))])

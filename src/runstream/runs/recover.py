@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import structlog
 from redis.exceptions import RedisError
 
+from runstream.crash_points import Point, reached
 from runstream.domain.errors import Unavailable
 from runstream.domain.run import Generation, Outcome, Status
 from runstream.domain.usage import estimate
@@ -68,6 +69,7 @@ class Sweep:
                 LAPSED.inc()
                 log.warning("lease_lapsed", run_id=run.run_id, tenant=run.tenant, attempt=run.attempt)
         for run in requeued:
+            reached(Point.SWEEP_REQUEUED)
             await self._jobs.enqueue(run.run_id, run.attempt, run.queue)
 
     async def _enqueue_stranded(self) -> None:
@@ -75,6 +77,7 @@ class Sweep:
         if stranded:
             SWEEPS_FOUND.labels("stranded").inc()
         for run_id, attempt, queue in stranded:
+            reached(Point.SWEEP_MARKED)
             if await self._jobs.enqueue(run_id, attempt, queue):
                 STRANDED.inc()
 

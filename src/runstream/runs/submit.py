@@ -10,6 +10,7 @@ import structlog
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
+from runstream.crash_points import Point, reached
 from runstream.domain.errors import IdempotencyConflict, InvalidField, QueueFull, TooManyQueued
 from runstream.domain.ids import new_id
 from runstream.domain.run import Request, Run
@@ -80,7 +81,9 @@ class Submit:
         if same_body is None:
             ACCEPTED.labels(request.feature).inc()
             log.info("run_accepted", run_id=run.id, feature=request.feature, model=request.model)
+            reached(Point.SUBMIT_COMMITTED)
             await self._enqueue(run)
+            reached(Point.SUBMIT_ENQUEUED)
         return run, same_body is None
 
     async def _insert(
