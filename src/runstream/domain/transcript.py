@@ -25,10 +25,13 @@ class Transcript:
         if field is None:
             self._segments.append(_Segment(type_, self.end, self.end + 1, data, []))
             self.end += 1
-        elif data[field]:
-            self._append_text(type_, field, data[field])
+        else:
+            self.append_text(type_, data[field])
 
-    def _append_text(self, type_: str, field: str, text: str) -> None:
+    def append_text(self, type_: str, text: str) -> None:
+        """Add a counted event by its text alone."""
+        if not text:
+            return
         last = self._segments[-1] if self._segments else None
         if last is None or last.type != type_:
             last = _Segment(type_, self.end, self.end, {}, [])
@@ -87,6 +90,8 @@ class _Segment:
 
     def tail(self, position: int) -> str:
         """The text after `position`, found from the end so that a recent position costs little."""
+        if position == self.end - len(self.pieces[-1]):
+            return self.pieces[-1]
         pieces: list[str] = []
         start = self.end
         for piece in reversed(self.pieces):

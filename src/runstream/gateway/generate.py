@@ -1,6 +1,8 @@
 """Make a model call at the first target that answers."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 import structlog
 
@@ -12,31 +14,52 @@ from runstream.providers.base import Call, Piece, Provider, TextDelta, Timeouts
 log = structlog.get_logger(__name__)
 
 
+class Answer(NamedTuple):
+    """What a model says: `head` up to its first token, and the `rest` as it comes.
+
+    The rest comes straight from the provider: from the first token on there is no other target, and nothing to do
+    for each token.
+    """
+
+    head: Sequence[Piece]
+    rest: AsyncIterator[Piece]
+
+
 class Gateway:
     def __init__(self, routes: Routes, providers: Mapping[str, Provider], timeouts: Timeouts) -> None:
         self._routes = routes
         self._providers = providers
         self._timeouts = timeouts
 
-    async def generate(self, model: str, prompt: Prompt) -> AsyncGenerator[Target | Piece]:
-        """Yield the target, then what it says. Where it fails before its first token, the next one follows.
+    @asynccontextmanager
+    async def generate(self, model: str, prompt: Prompt, trying: Callable[[Target], None]) -> AsyncIterator[Answer]:
+        """Yield the answer of the first target that begins to give one; `trying` is told of each before it is called.
 
-        Raises the last target's ProviderError; closing the generator closes the call.
+        Raises the last target's ProviderError; leaving the context closes the call.
         """
         targets = self._routes.targets(model)
         for target in targets:
-            generated = False
+            trying(target)
+            answered = False
+            call = Call(target.model, prompt)
             try:
-                yield target
-                async with self._providers[target.provider].stream(
-                    Call(target.model, prompt), self._timeouts
-                ) as pieces:
-                    async for piece in pieces:
-                        generated = generated or isinstance(piece, TextDelta)
-                        yield piece
+                async with self._providers[target.provider].stream(call, self._timeouts) as pieces:
+                    head = await _head(pieces)
+                    answered = True
+                    yield Answer(head, pieces)
             except ProviderError as error:
-                if generated or target is targets[-1]:
+                if answered or target is targets[-1]:
                     raise
                 log.warning("fallback", provider=target.provider, model=target.model, code=error.code)
             else:
                 return
+
+
+async def _head(pieces: AsyncIterator[Piece]) -> Sequence[Piece]:
+    """All that comes up to the first token; where there is none, all there is."""
+    head: list[Piece] = []
+    async for piece in pieces:
+        head.append(piece)
+        if isinstance(piece, TextDelta):
+            break
+    return head

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from runstream.domain.prompt import Prompt
 from runstream.domain.usage import Usage
@@ -27,22 +27,19 @@ class Timeouts:
     total: float = 900.0
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(NamedTuple):
     """The provider accepted the call. Comes once, first."""
 
     request_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class TextDelta:
+class TextDelta(NamedTuple):
     """Text that came in one read: tokens that came together are one delta."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(NamedTuple):
     """The provider said that it is done. Comes once, last; a stream without it broke off."""
 
     reason: str

@@ -24,7 +24,7 @@ from runstream.providers.failures import Scrubber, failure_in_stream, failure_of
 from runstream.providers.patience import Patience
 from runstream.providers.sse import EventReader
 from runstream.providers.text import clean
-from runstream.providers.upstream import FAILURES, Upstream
+from runstream.providers.upstream import FAILURES, Body, Upstream
 
 MAX_EVENT_BYTES = 8 * 2**20
 _MAX_ERROR_BYTES = 64 * 1024
@@ -118,24 +118,26 @@ class OpenAIChat:
 
     async def _streamed(self, response: httpx.Response, call: Call, patience: Patience) -> AsyncGenerator[Piece, None]:
         yield Opened(_request_id(response))
-        answer, events, chunks = ChatAnswer(), EventReader(self._max_event_bytes), _chunks(response)
-        next_read: Callable[[], Awaitable[bytes]] = chunks.__anext__
+        answer, events, read = ChatAnswer(), EventReader(self._max_event_bytes), _reading(response)
         ended = False
         while not (answer.done or ended):
-            read = await _read(next_read, answer, patience)
-            ended = read is None
-            text = answer.feed(events.close() if read is None else events.feed(read))
+            try:
+                came = await patience.wait(read)
+            except (ProviderTimeout, *FAILURES) as error:
+                came = _end_of(answer, error)
+            ended = not came
+            text = answer.feed(events.feed(came) if came else events.close())
             if answer.started:
                 patience.first_token_came()
             if text:
                 yield TextDelta(text)
-            self._raise_failure(answer, call)
             if answer.reason is not None:
                 patience.expect_end(_AFTER_FINISH_SECONDS)
+            self._raise_failure(answer, call)
         if text := answer.close():
             yield TextDelta(text)
         yield answer.finished()
-        await _drain(chunks)
+        await _drain(read)
 
     async def _at_once(self, response: httpx.Response, call: Call, patience: Patience) -> AsyncGenerator[Piece, None]:
         """For a server that does not stream, or says under status 200 that it failed."""
@@ -257,26 +259,21 @@ def _request_id(response: httpx.Response) -> str | None:
     return None
 
 
-def _chunks(response: httpx.Response) -> AsyncIterator[bytes]:
-    """The body as it came in; decoded where a server compresses though it was asked not to."""
-    if response.headers.get("content-encoding", "identity") != "identity":
-        return response.aiter_bytes()
-    return aiter(cast(httpx.AsyncByteStream, response.stream))
+def _reading(response: httpx.Response) -> Callable[[], Awaitable[bytes]]:
+    """Reads what has come of the body, and nothing at its end; decoded where a server compresses unasked."""
+    if response.headers.get("content-encoding", "identity") == "identity":
+        return cast(Body, response.stream).read
+    decoded = response.aiter_bytes()
+    return lambda: anext(decoded, b"")
 
 
-async def _read(next_read: Callable[[], Awaitable[bytes]], answer: ChatAnswer, patience: Patience) -> bytes | None:
-    """The bytes that came, or None at the end. After a finish reason, no failure is more than the end."""
-    try:
-        return await patience.wait(next_read)
-    except StopAsyncIteration:
-        return None
-    except ProviderTimeout:
-        if answer.reason is None:
-            raise
-    except FAILURES as error:
-        if answer.reason is None:
-            raise ProviderProtocolError("The provider's answer broke off.") from error
-    return None
+def _end_of(answer: ChatAnswer, error: Exception) -> bytes:
+    """The end, for what stopped a read: after a finish reason no failure is more than that."""
+    if answer.reason is not None:
+        return b""
+    if isinstance(error, ProviderTimeout):
+        raise error
+    raise ProviderProtocolError("The provider's answer broke off.") from error
 
 
 async def _body_of(response: httpx.Response, limit: int) -> bytes:
@@ -315,9 +312,9 @@ def _json(body: bytes) -> object:
         raise ProviderProtocolError("The provider's answer is not JSON.") from None
 
 
-async def _drain(chunks: AsyncIterator[bytes]) -> None:
+async def _drain(read: Callable[[], Awaitable[bytes]]) -> None:
     """Read on to the end of the body, if it is there already: then the connection can serve the next call."""
     with suppress(TimeoutError, *FAILURES):
         async with asyncio.timeout(_DRAIN_SECONDS):
-            async for _ in chunks:
+            while await read():
                 pass

@@ -28,9 +28,12 @@ class EventReader:
         Raises `ProviderProtocolError` when the event that was left unfinished had passed the bound: what was finished
         before it has been given out, and memory holds no more than the bound and one read.
         """
-        self._check_bound()
         if self._after_cr or b"\r" in read:
+            self._check_bound()
             read = self._with_lf_only(read)
+        if not self._rest and read.endswith(b"\n\n"):
+            return self._data_of(read[:-2])  # whole events, as nearly every read has them
+        self._check_bound()
         if self._rest:
             searched = len(self._rest) - 1
             self._rest += read

@@ -7,7 +7,7 @@ went wrong is read from aiohttp's exception beneath.
 """
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from functools import cache
 from types import SimpleNamespace
@@ -65,6 +65,22 @@ class Upstream:
         await self._fresh.aclose()
 
 
+class Body(httpx.AsyncByteStream):
+    """An answer's body as aiohttp reads it, without the generators that httpx' transport puts around it."""
+
+    def __init__(self, body: Any) -> None:
+        self._body = body
+        self.read: Callable[[], Awaitable[bytes]] = body._aiohttp_response.content.readany
+        """What has come, as soon as something has; nothing at the end. Raises one of FAILURES."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while read := await self.read():
+            yield read
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
+
+
 def failure_of(error: BaseException) -> ProviderError:
     """The error of the tree for what httpx or aiohttp raised. Its message has no address and no key in it."""
     cause = error.__cause__ if isinstance(error, httpx.HTTPError) and error.__cause__ else error
@@ -103,7 +119,14 @@ def _transport(proxy: httpx.Proxy | None, *, reuse: bool) -> AiohttpTransport:
             connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trace_configs=[_reuse_trace()]
         )
 
-    return AiohttpTransport(verify=tls, client=session, proxy=proxy)
+    return _Transport(verify=tls, client=session, proxy=proxy)
+
+
+class _Transport(AiohttpTransport):
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await super().handle_async_request(request)
+        response.stream = Body(response.stream)
+        return response
 
 
 @cache

@@ -58,6 +58,9 @@ class Attempt:
             self.stopped = reason
             self._generation.cancel()
 
+    def tries(self, target: Target) -> None:
+        self.target = target
+
     def first_token(self) -> None:
         reached(Point.FIRST_TOKEN)
         self.first_token_at = datetime.now(UTC)

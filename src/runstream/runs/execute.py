@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing
 from typing import Any
 
 import structlog
@@ -23,7 +22,6 @@ from runstream.domain.run import Claim, Ending, Generation, Outcome, Status
 from runstream.domain.usage import estimate
 from runstream.features.base import Feature
 from runstream.gateway.generate import Gateway
-from runstream.gateway.routes import Target
 from runstream.metrics import FENCED, FIRST_TOKEN, QUEUE_WAIT, RETRIED, RUNNING
 from runstream.providers.base import Finished, Opened, Piece, TextDelta
 from runstream.queue.enqueue import JobQueue
@@ -127,25 +125,26 @@ class Execute:
         claim = attempt.claim
         began = time.monotonic()
         prompt = self._features[claim.feature].prompt(claim.input)
-        async with aclosing(self._gateway.generate(claim.model, prompt)) as pieces:
-            async for piece in pieces:
-                if attempt.first_token_at is None and isinstance(piece, TextDelta):
-                    attempt.first_token()
-                    FIRST_TOKEN.observe(time.monotonic() - began)
+        async with self._gateway.generate(claim.model, prompt, attempt.tries) as answer:
+            if isinstance(answer.head[-1], TextDelta):
+                attempt.first_token()
+                FIRST_TOKEN.observe(time.monotonic() - began)
+            for piece in answer.head:
+                if self._take(attempt, piece):
+                    return
+            async for piece in answer.rest:
                 if self._take(attempt, piece):
                     return
         if attempt.finish_reason is None:
             raise ProviderProtocolError("The provider's answer ended without a finish reason.")
 
-    def _take(self, attempt: Attempt, piece: Target | Piece) -> bool:
+    def _take(self, attempt: Attempt, piece: Piece) -> bool:
         """Take in what the model said; whether the rest is not wanted."""
         if isinstance(piece, TextDelta):  # first, and not by a pattern: it comes for every token
             return self._take_text(attempt, piece.text)
         match piece:
             case Opened(request_id):
                 attempt.request_id = request_id
-            case Target():
-                attempt.target = piece
             case Finished(reason, usage):
                 attempt.finish_reason, attempt.usage = reason, usage
         return False
@@ -153,9 +152,9 @@ class Execute:
     def _take_text(self, attempt: Attempt, text: str) -> bool:
         room = self._max_output_chars + 1 - attempt.writer.transcript.end  # one event came before the text
         if len(text) <= room:
-            attempt.writer.append(events.DELTA, {"text": text})
+            attempt.writer.append_text(text)
             return False
-        attempt.writer.append(events.DELTA, {"text": text[:room]})
+        attempt.writer.append_text(text[:room])
         attempt.finish_reason = "max_output_chars"
         return True
 

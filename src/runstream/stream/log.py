@@ -32,6 +32,9 @@ class Outcome(IntEnum):
     """Redis did not take it, for instance because its memory is full."""
 
 
+_OUTCOMES = tuple(Outcome)
+
+
 class Entry(NamedTuple):
     """An event as it travels: its data stay encoded from the writer to the last reader."""
 
@@ -121,7 +124,7 @@ class TokenLog:
             for event in append.events:
                 arguments += (event.end, b"%d %b %b" % (event.start, event.type.encode(), orjson.dumps(event.data)))
         answer: list[int] = await self._append(keys, arguments)
-        return [Appended(Outcome(answer[i]), answer[i + 1]) for i in range(0, len(answer), 2)]
+        return [Appended(_OUTCOMES[answer[i]], answer[i + 1]) for i in range(0, len(answer), 2)]
 
     async def read(self, run_id: str, after: Cursor) -> tuple[list[Entry], bool]:
         """The next entries that end after `after`, and whether there may be more."""

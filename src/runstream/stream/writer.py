@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 from redis.exceptions import RedisError, ResponseError
 
+from runstream.domain.events import DELTA
 from runstream.domain.transcript import Transcript
 from runstream.metrics import APPENDED_EVENTS, PUT_BACK
 from runstream.stream.log import Append, Appended, Outcome, TokenLog
@@ -40,9 +41,16 @@ class Writer:
 
     def append(self, type_: str, data: Mapping[str, Any]) -> None:
         """Add an event to the transcript, to be sent as soon as the call before has returned."""
-        before = self.transcript.end
         self.transcript.append(type_, data)
-        if self.transcript.end > before and not self.fenced:
+        self._send_soon()
+
+    def append_text(self, text: str) -> None:
+        """Add a delta of the model's text, as `append` does it: this comes for every token."""
+        self.transcript.append_text(DELTA, text)
+        self._send_soon()
+
+    def _send_soon(self) -> None:
+        if self.sent < self.transcript.end and not self.fenced:
             self._loop.wake(self)
 
     async def flush(self, seconds: float) -> bool:
