@@ -25,6 +25,7 @@ from runstream.logs import configure
 from runstream.queue.enqueue import JobQueue
 from runstream.runs.backlog import Backlog
 from runstream.runs.cancel import Cancel
+from runstream.runs.retry import Retry
 from runstream.runs.submit import Submit
 from runstream.runs.watch import Watch
 from runstream.settings import Settings
@@ -120,6 +121,7 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
         queue=settings.queue,
         hub=hub,
         submit=submit,
+        retry=Retry(store=store, jobs=jobs, backlog=backlog),
         cancel=Cancel(store=store, token_log=token_log, redis=redis, watch=watch),
         watch=watch,
     )

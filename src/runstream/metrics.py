@@ -20,4 +20,5 @@ FENCED = Counter("runstream_attempts_fenced_total", "Attempts stopped because a 
 LAPSED = Counter("runstream_leases_lapsed_total", "Runs taken from a worker whose lease ran out.")
 STRANDED = Counter("runstream_runs_enqueued_again_total", "Queued runs that the sweep enqueued again.")
 SWEEPS_FOUND = Counter("runstream_sweeps_found_total", "Sweeps that found runs left behind.", ["as"])
+TRIED_AGAIN = Counter("runstream_runs_tried_again_total", "Ended runs that were queued again as somebody asked.")
 RETRIED = Counter("runstream_attempts_retried_total", "Attempts given up for another one.", ["reason"])

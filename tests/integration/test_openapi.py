@@ -89,4 +89,4 @@ def test_no_request_breaks_the_api_or_is_answered_otherwise_than_described(stack
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "8 selected / 8 total" in done.stdout
+    assert "10 selected / 10 total" in done.stdout

@@ -18,6 +18,8 @@ ROUTES = [
     ("GET", "/v1/runs/{run_id}?wait=1"),
     ("GET", "/v1/runs/{run_id}/events"),
     ("POST", "/v1/runs/{run_id}/cancel"),
+    ("POST", "/v1/runs/{run_id}/retry"),
+    ("GET", "/v1/runs/{run_id}/attempts"),
 ]
 ALL_ROUTES = [("GET", "/v1/runs"), ("POST", "/v1/runs"), *ROUTES]
 

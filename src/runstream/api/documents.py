@@ -23,6 +23,8 @@ _REFUSALS = {
     ),
 }
 
+NOT_RETRYABLE: dict[str, Any] = {"model": ErrorBody, "description": "The run has not failed and is not cancelled."}
+
 _SCHEMAS = "#/components/schemas/"
 
 

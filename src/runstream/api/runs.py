@@ -8,9 +8,20 @@ from fastapi import APIRouter, Header, Query, Response
 from pydantic import BaseModel
 from pydantic.json_schema import SkipJsonSchema
 
-from runstream.api.documents import CHAT_BODY, EVENT_STREAM, STREAMED, refusals
+from runstream.api.documents import CHAT_BODY, EVENT_STREAM, NOT_RETRYABLE, STREAMED, refusals
 from runstream.api.events import MEDIA_TYPE, EventStream, replay
-from runstream.api.schemas import EventId, IdempotencyKey, Moment, Name, PageCursor, RunObject, RunPage, RunRequest
+from runstream.api.schemas import (
+    AttemptList,
+    AttemptObject,
+    EventId,
+    IdempotencyKey,
+    Moment,
+    Name,
+    PageCursor,
+    RunObject,
+    RunPage,
+    RunRequest,
+)
 from runstream.api.services import Asking, Given, Services
 from runstream.domain.cursor import START, Cursor
 from runstream.domain.errors import InvalidCursor, InvalidRequest, NotFound
@@ -135,6 +146,28 @@ async def cancel_run(run_id: str, asking: Asking, services: Given) -> Response:
     return _json(RunObject.of(await services.cancel(asking.tenant, _known(run_id))))
 
 
+@router.post(
+    "/{run_id}/retry",
+    status_code=202,
+    response_model=RunObject,
+    responses={409: NOT_RETRYABLE, **refusals(400, 404, 413, 415, 429)},
+)
+async def retry_run(run_id: str, asking: Asking, services: Given) -> Response:
+    """Have a failed or cancelled run tried again, as a new attempt. What it said so far is void."""
+    run = await services.retry(asking.tenant, _known(run_id))
+    return _json(RunObject.of(run), 202, {"Location": f"/v1/runs/{run.id}"})
+
+
+@router.get("/{run_id}/attempts", response_model=AttemptList, responses=refusals(404))
+async def list_attempts(run_id: str, asking: Asking, services: Given) -> Response:
+    """The run's attempts, the first one first: what each came to, and why."""
+    run = await services.store.get(asking.tenant, _known(run_id))
+    if run is None:
+        raise NotFound("There is no such run.")
+    attempts = await services.store.attempts(run.tenant, run.id)
+    return _json(AttemptList(data=[AttemptObject.of(attempt) for attempt in attempts]))
+
+
 async def _stream(services: Services, tenant: str, run_id: str, after: Cursor, headers: dict[str, str]) -> Response:
     standing = await services.store.standing(tenant, run_id)
     if standing is None:
@@ -147,6 +180,8 @@ async def _stream(services: Services, tenant: str, run_id: str, after: Cursor, h
         return replay(events, headers) if events else Response(status_code=204, headers=headers)
     if after.attempt > standing.attempt:
         raise InvalidCursor("This cursor is of an attempt that has not begun.", param="Last-Event-ID")
+    if standing.retried_attempt is not None:
+        after = max(after, Cursor(standing.retried_attempt + 1, 0))  # what the log has of older attempts is void
     return EventStream(services.watch.reader(tenant, run_id, after), headers)
 
 

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
-from runstream.domain.run import Run, Status
+from runstream.domain.run import AttemptRecord, Outcome, Run, Status
+from runstream.domain.usage import Usage
 from runstream.features.chat import ChatInput
 from runstream.runs.finish import usage_data
 
@@ -79,6 +80,10 @@ class UsageObject(BaseModel):
     cached_tokens: int
     estimated: bool
 
+    @classmethod
+    def of(cls, usage: Usage | None) -> "UsageObject | None":
+        return cls.model_validate(usage_data(usage)) if usage else None
+
 
 class Failure(BaseModel):
     code: str
@@ -119,7 +124,6 @@ class RunObject(BaseModel):
 
     @classmethod
     def of(cls, run: Run) -> "RunObject":
-        usage = usage_data(run.usage)
         return cls(
             id=run.id,
             status=run.status,
@@ -136,7 +140,7 @@ class RunObject(BaseModel):
             output=Output(text=run.output) if run.output is not None else None,
             finish_reason=run.finish_reason,
             error=Failure(**run.error) if run.error else None,
-            usage=UsageObject.model_validate(usage) if usage else None,
+            usage=UsageObject.of(run.usage),
             cost=str(run.cost) if run.cost is not None else None,
             cached=run.cached,
             created_at=run.created_at,
@@ -152,6 +156,45 @@ class RunPage(BaseModel):
 
     data: list[RunObject]
     next: str | None
+
+
+class AttemptObject(BaseModel):
+    """One attempt. `outcome` is `retried` where it failed and another one followed, `handed_back` where its worker was
+    told to stop, and `lapsed` where its worker was lost."""
+
+    object: Literal["attempt"] = "attempt"
+    attempt: int
+    outcome: Outcome
+    error: Failure | None
+    provider: str | None
+    provider_model: str | None
+    provider_request_id: str | None
+    usage: UsageObject | None
+    started_at: datetime
+    first_token_at: datetime | None
+    ended_at: datetime | None
+
+    @classmethod
+    def of(cls, record: AttemptRecord) -> "AttemptObject":
+        generation = record.generation
+        return cls(
+            attempt=record.attempt,
+            outcome=record.outcome,
+            error=Failure(**record.error) if record.error else None,
+            provider=generation.provider,
+            provider_model=generation.provider_model,
+            provider_request_id=generation.provider_request_id,
+            usage=UsageObject.of(generation.usage),
+            started_at=record.started_at,
+            first_token_at=generation.first_token_at,
+            ended_at=record.ended_at,
+        )
+
+
+class AttemptList(BaseModel):
+    """The first one first; none while no worker has taken the run up."""
+
+    data: list[AttemptObject]
 
 
 class Readiness(BaseModel):

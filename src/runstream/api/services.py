@@ -13,6 +13,7 @@ from runstream.api.auth import KeyCheck, Principal
 from runstream.domain.errors import Unauthenticated
 from runstream.queue.enqueue import JobQueue
 from runstream.runs.cancel import Cancel
+from runstream.runs.retry import Retry
 from runstream.runs.submit import Submit
 from runstream.runs.watch import Watch
 from runstream.storage.runs import RunStore
@@ -30,6 +31,7 @@ class Services:
     hub: Hub
     submit: Submit
     cancel: Cancel
+    retry: Retry
     watch: Watch
 
 

@@ -1,0 +1,57 @@
+"""Try a run again that did not complete: the row first, the job second."""
+
+from typing import Final
+
+import structlog
+from redis.exceptions import RedisError
+
+from runstream.domain.errors import Conflict, NotFound
+from runstream.domain.run import Run, Status
+from runstream.metrics import TRIED_AGAIN
+from runstream.queue.enqueue import JobQueue
+from runstream.runs.backlog import Backlog
+from runstream.storage.runs import RunStore
+
+RETRYABLE: Final = frozenset({Status.FAILED, Status.CANCELLED})
+_REASON = "retry"
+
+log = structlog.get_logger(__name__)
+
+
+class Retry:
+    def __init__(self, *, store: RunStore, jobs: JobQueue, backlog: Backlog) -> None:
+        self._store = store
+        self._jobs = jobs
+        self._backlog = backlog
+
+    async def __call__(self, tenant: str, run_id: str) -> Run:
+        """Queue a failed or cancelled run for another attempt, and answer it.
+
+        Of several calls at the same time exactly one does so. Raises NotFound, Conflict, TooManyQueued, Unavailable.
+        """
+        while True:
+            run = await self._store.get(tenant, run_id)
+            if run is None:
+                raise NotFound("There is no such run.")
+            if run.status not in RETRYABLE:
+                raise Conflict(f"The run is {run.status}: only a failed or cancelled one can be tried again.")
+            async with self._backlog.room(tenant):
+                if queued := await try_again(self._store, self._jobs, run):
+                    return queued
+
+
+async def try_again(store: RunStore, jobs: JobQueue, run: Run) -> Run | None:
+    """Queue a run that is known to have ended like this; None where it has not any more.
+
+    A job that Redis does not take is no failure: the sweep enqueues it.
+    """
+    queued = await store.retry(run.id, was=run.status, attempt=run.attempt, reason=_REASON)
+    if queued is None:
+        return None
+    TRIED_AGAIN.inc()
+    log.info("run_tried_again", run_id=run.id, after=run.status, attempt=run.attempt)
+    try:
+        await jobs.enqueue(run.id, run.attempt, run.queue)
+    except (RedisError, OSError, TimeoutError) as error:
+        log.warning("job_not_enqueued", run_id=run.id, error=type(error).__name__)
+    return queued
