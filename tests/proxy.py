@@ -147,12 +147,15 @@ class _End(asyncio.Protocol):
         self.update()
 
     def join(self, other: _End) -> None:
+        """Say the one to the other what came before; where one is gone, the other goes too."""
         self._other, other._other = other, self
         for end, peer in ((self, other), (other, self)):
-            peer._transport.writelines(end._early)
             if end._transport.is_closing():
                 peer._transport.close()
-            end.update()
+            elif not peer._transport.is_closing():
+                peer._transport.writelines(end._early)
+        self.update()
+        other.update()
 
     def update(self) -> None:
         """Read while what is read may be written."""
