@@ -1,0 +1,125 @@
+"""What is left when the storm is over: by plain SQL, Redis' own commands and the provider's record."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+import httpx
+import psutil
+import redis
+from tests.chaos.clients import Told
+from tests.chaos.stage import Stage
+
+DEADLINE = 60
+POLL = 0.1
+_RUNS = """
+select id, status, attempt, max_attempts, worker, finished_at, idempotency_key, output, transcript, error,
+       cancel_requested_at, (metadata ->> 'ask')::int as ask
+  from runs
+"""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One of Redis' keys. `ttl` is in ms, negative where it has none; `content` is a queue's, with its scores."""
+
+    name: str
+    ttl: int
+    content: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    told: list[Told]
+    runs: list[asyncpg.Record]
+    calls: list[dict[str, Any]]
+    calls_made: int
+    provider: dict[str, Any]
+    keys: list[Key]
+    streams: int
+    """Connections of clients that API processes still hold."""
+    outputs: dict[str, str]
+    living: dict[str, bool]
+
+
+async def gather(stage: Stage, told: list[Told]) -> Evidence:
+    """After the clients have gone; waits a little for what takes its time to be let go of."""
+    runs = await _rows(stage, _RUNS)
+    await _until(lambda: not _provider(stage, "stats")["open_streams"])
+    await _until(lambda: not _client_connections(stage))
+    await _until(lambda: not any(_is_bell(key.name) for key in _keys(stage)))
+    record = _provider(stage, "calls")
+    return Evidence(
+        told=told,
+        runs=runs,
+        calls=record["calls"],
+        calls_made=record["made"],
+        provider=_provider(stage, "stats"),
+        keys=_keys(stage),
+        streams=_client_connections(stage),
+        outputs=stage.stack.outputs(),
+        living={place.name: place.process.alive for place in stage.places},
+    )
+
+
+async def unended(stage: Stage) -> list[tuple[str, str]]:
+    """The runs that are still under way, and their status."""
+    return [tuple(row) for row in await _rows(stage, "select id, status from runs where finished_at is null")]
+
+
+async def _rows(stage: Stage, query: str) -> list[asyncpg.Record]:
+    connection = await asyncpg.connect(stage.postgres.url, timeout=DEADLINE, command_timeout=DEADLINE)
+    try:
+        await connection.set_type_codec("jsonb", schema="pg_catalog", encoder=json.dumps, decoder=json.loads)
+        return await connection.fetch(query)
+    finally:
+        await connection.close()
+
+
+async def _until(true: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait for it; what is not so in the end is for the oracle to say."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not await asyncio.to_thread(true) and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(POLL)
+
+
+def _provider(stage: Stage, what: str) -> dict[str, Any]:
+    return httpx.get(f"{stage.stack.provider_origin}/{what}", timeout=DEADLINE).raise_for_status().json()
+
+
+def _redis(stage: Stage, ask: Callable[[redis.Redis], Any]) -> Any:
+    with redis.Redis.from_url(stage.stack.redis_url, socket_timeout=DEADLINE, decode_responses=True) as client:
+        return ask(client)
+
+
+def _keys(stage: Stage) -> list[Key]:
+    def read(client: redis.Redis) -> list[Key]:
+        return [
+            Key(name, client.pttl(name), dict(client.zrange(name, 0, -1, withscores=True)) if _is_queue(name) else {})
+            for name in client.scan_iter(count=1000)
+        ]
+
+    return _redis(stage, read)
+
+
+def _is_queue(name: str) -> bool:
+    return name == "runstream:queue:default"
+
+
+def _is_bell(name: str) -> bool:
+    return name == "runstream:doorbell:default"
+
+
+def _client_connections(stage: Stage) -> int:
+    """Connections that came in at the API processes' own ports and still stand."""
+    count = 0
+    for place in stage.apis:
+        connections = psutil.Process(place.process.pid).net_connections("tcp")
+        ports = {each.laddr.port for each in connections if each.status == psutil.CONN_LISTEN}
+        count += sum(each.status == psutil.CONN_ESTABLISHED and each.laddr.port in ports for each in connections)
+    return count

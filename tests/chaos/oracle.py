@@ -1,0 +1,188 @@
+"""Holds the promises against the evidence. Nothing of the product is used here: what is legal is said anew."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import asyncpg
+from tests.chaos.clients import ENDED, Told
+from tests.chaos.evidence import Evidence, Key
+from tests.chaos.models import said
+from tests.viewer import TERMINAL, Viewer
+
+DAY = 24 * 3600 * 1000
+TRIED_AGAIN = {
+    "worker_lost",
+    "provider_unavailable",
+    "provider_timeout",
+    "provider_rate_limited",
+    "provider_protocol_error",
+}
+"""The codes of failures after which there is another attempt, while attempts are left."""
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """`kind` is counted in the report: lost, illegal, gap, repeat, differs, twice, billed, left over, logged."""
+
+    kind: str
+    what: str
+
+
+def judge(evidence: Evidence) -> list[Wrong]:
+    """All that is wrong; nothing, where every promise was kept."""
+    by_ask: dict[int, list[asyncpg.Record]] = defaultdict(list)
+    for run in evidence.runs:
+        by_ask[run["ask"]].append(run)
+    return [
+        *(wrong for told in evidence.told for wrong in _asked(told, by_ask[told.ask.number])),
+        *(wrong for run in evidence.runs for wrong in _ended_once(run)),
+        *_billed(evidence),
+        *_left_over(evidence),
+        *_logged(evidence),
+    ]
+
+
+# P1, P4: what was accepted is there, once, and was told the same to all.
+
+
+def _asked(told: Told, runs: list[asyncpg.Record]) -> Iterator[Wrong]:
+    ask, ids = told.ask, {run["id"] for run in runs}
+    yield from (Wrong("illegal", f"{ask.model} {told.run_id}: {what}") for what in told.wrongs)
+    for run_id in told.run_ids - ids:
+        yield Wrong("lost", f"{run_id} was accepted and is not there")
+    if ask.key is not None and (len(runs) != 1 or len(told.run_ids) != 1):
+        yield Wrong("twice", f"one key: told {told.run_ids}, {len(runs)} runs")
+    if ask.key is None and len(runs) > len(told.run_ids) + told.unanswered:
+        yield Wrong("twice", f"{len(runs)} runs of a request that was sent once: {ids}")
+    for run in runs:
+        if run["id"] in told.run_ids:
+            yield from _told_the_same(told, run)
+        yield from _legal_end(told, run)
+
+
+def _told_the_same(told: Told, run: asyncpg.Record) -> Iterator[Wrong]:
+    if told.ends - {run["status"]}:
+        yield Wrong("twice", f"{run['id']} was said to be {told.ends} and is {run['status']}")
+    for reading in told.readings:
+        yield from _read_whole(reading, run)
+
+
+def _read_whole(reading: Viewer, run: asyncpg.Record) -> Iterator[Wrong]:
+    """P2: put together, what a reader was told is what is stored."""
+    text, last = _stored(run)
+    where = f"{run['id']} ({run['status']} at attempt {run['attempt']})"
+    if reading.end is None:
+        yield Wrong("lost", f"{where}: a reader at {reading.cursor} never saw the end")
+    elif (reading.attempt, list(reading.end)) != (run["attempt"], last):
+        yield Wrong("differs", f"{where}: a reader was told the end {reading.end} of attempt {reading.attempt}")
+    elif reading.text != text:
+        kind = "gap" if len(reading.text) < len(text) else "repeat"
+        yield Wrong(kind, f"{where}: a reader holds {len(reading.text)} characters of {len(text)}")
+
+
+def _stored(run: asyncpg.Record) -> tuple[str, list[object]]:
+    """The text of a transcript, and its last event."""
+    events = run["transcript"] or [["", {}]]
+    return "".join(data["text"] for type_, data in events if type_ == "run.delta"), events[-1]
+
+
+def _legal_end(told: Told, run: asyncpg.Record) -> Iterator[Wrong]:
+    """P1, P3, P5, P6: it ended as this request can, and holds what the provider said and nothing else."""
+    kind, whole, where = told.ask.kind, said(told.ask.model), f"{told.ask.model} {run['id']}"
+    text, _ = _stored(run)
+    if run["status"] == "completed" and (text != whole or not kind.completes):
+        yield Wrong("differs", f"{where} completed with {len(text)} characters of {len(whole)}")
+    if not whole.startswith(text):
+        yield Wrong("differs", f"{where} holds what the provider did not say: {text[-80:]!r}")
+    if (run["output"] or "") != text:
+        yield Wrong("differs", f"{where}: output and transcript are not the same text")
+    if run["status"] == "cancelled" and not told.cancelled:
+        yield Wrong("differs", f"{where} was cancelled by nobody")
+    if run["status"] == "failed":
+        code, spent = run["error"]["code"], run["attempt"] >= run["max_attempts"]
+        if not (code in TRIED_AGAIN and spent) and not (code == "provider_refused" and kind.refused):
+            yield Wrong("differs", f"{where} failed with {run['error']} at attempt {run['attempt']}")
+
+
+def _ended_once(run: asyncpg.Record) -> Iterator[Wrong]:
+    if run["status"] not in ENDED or run["finished_at"] is None or run["worker"] is not None:
+        yield Wrong("lost", f"{run['id']} is {run['status']}, attempt {run['attempt']}, worker {run['worker']}")
+        return
+    types = [type_ for type_, _ in run["transcript"] or ()]
+    if [type_ for type_ in types if type_ in TERMINAL] != [f"run.{run['status']}"] or types[-1] not in TERMINAL:
+        yield Wrong("twice", f"{run['id']} is {run['status']} and its transcript has {types}")
+
+
+# Billing: no attempt asks the provider twice.
+
+
+def _billed(evidence: Evidence) -> Iterator[Wrong]:
+    if evidence.calls_made != len(evidence.calls):
+        yield Wrong("billed", f"of {evidence.calls_made} calls only {len(evidence.calls)} are on record")
+    calls = Counter(call["asked"] for call in evidence.calls)
+    attempts: Counter[int] = Counter()
+    for run in evidence.runs:
+        attempts[run["ask"]] += run["attempt"]
+    for told in evidence.told:
+        made = calls.pop(told.ask.prompt, 0)
+        if made > attempts[told.ask.number]:
+            yield Wrong("billed", f"{told.ask.model} {told.run_id}: {made} calls, {attempts[told.ask.number]} attempts")
+    for prompt, made in calls.items():
+        yield Wrong("billed", f"{made} calls for {prompt!r}, which nobody asked")
+
+
+# What is left.
+
+
+def _left_over(evidence: Evidence) -> Iterator[Wrong]:
+    ended = {run["id"] for run in evidence.runs if run["status"] in ENDED}
+    for key in evidence.keys:
+        if (what := _orphan(key, ended)) is not None:
+            yield Wrong("left over", f"in Redis: {key.name}: {what}")
+    if evidence.provider["open_streams"]:
+        yield Wrong("left over", f"{evidence.provider['open_streams']} calls are open at the provider")
+    if evidence.streams:
+        yield Wrong("left over", f"{evidence.streams} connections of clients that have gone")
+    for name, alive in evidence.living.items():
+        if not alive:
+            yield Wrong("left over", f"{name} has ended by itself")
+
+
+def _orphan(key: Key, ended: set[str]) -> str | None:
+    if key.name.startswith("runstream:run:"):
+        run_id = key.name.rpartition(":")[2]
+        if run_id not in ended:
+            return "the log of no run that ended"
+        return None if 0 < key.ttl <= DAY else f"a log that stays for {key.ttl} ms"
+    if key.name == "runstream:queue:default":
+        return f"{len(key.content)} jobs: {list(key.content.items())[:3]}"
+    if key.name.endswith(":health-check") and key.ttl > 0:
+        return None
+    return f"stays for {key.ttl} ms"
+
+
+# What the processes said.
+
+
+def _logged(evidence: Evidence) -> Iterator[Wrong]:
+    for name, output in evidence.outputs.items():
+        for told in evidence.told[:1]:
+            secret = told.ask.prompt.rpartition(" ")[0]
+            if secret in output and not name.startswith("provider"):
+                yield Wrong("logged", f"{name} has said a prompt")
+        for line in output.splitlines():
+            if _is_broken(line):
+                yield Wrong("logged", f"{name}: {line[:600]}")
+
+
+def _is_broken(line: str) -> bool:
+    if line.startswith("Traceback"):
+        return True
+    try:
+        return json.loads(line)["level"] in {"error", "critical"}
+    except (ValueError, KeyError, TypeError):
+        return False
