@@ -124,14 +124,14 @@ def make_stack(postgres_server: Postgres, migrated_template: str) -> Iterator[Ca
     `make_stack(apis=1, workers=1, database_url=None, **environment)`: without a URL it has a fresh, migrated
     database; variables are named without their `RUNSTREAM_`, in lower case.
     """
-    with ExitStack() as stacks:
+    with _stack_maker(postgres_server, migrated_template) as make:
+        yield make
 
-        def make(*, apis: int = 1, workers: int = 1, database_url: str | None = None, **environment: str) -> Stack:
-            url = database_url or stacks.enter_context(_fresh_database(postgres_server, migrated_template))
-            stack = stacks.enter_context(_standing(url, environment))
-            stack.start(apis=apis, workers=workers)
-            return stack
 
+@pytest.fixture(scope="module")
+def make_shared_stack(postgres_server: Postgres, migrated_template: str) -> Iterator[Callable[..., Stack]]:
+    """As `make_stack`, for stacks that the tests of one file share."""
+    with _stack_maker(postgres_server, migrated_template) as make:
         yield make
 
 
@@ -155,6 +155,19 @@ async def unworked(stack: Stack, unworked_url: str) -> AsyncIterator[Caller]:
     """A user of a tenant of the test's own, whose runs stay queued."""
     async with Caller.of(stack, f"tenant-{uuid4().hex}", "ada", url=unworked_url) as caller:
         yield caller
+
+
+@contextmanager
+def _stack_maker(server: Postgres, template: str) -> Iterator[Callable[..., Stack]]:
+    with ExitStack() as stacks:
+
+        def make(*, apis: int = 1, workers: int = 1, database_url: str | None = None, **environment: str) -> Stack:
+            url = database_url or stacks.enter_context(_fresh_database(server, template))
+            stack = stacks.enter_context(_standing(url, environment))
+            stack.start(apis=apis, workers=workers)
+            return stack
+
+        yield make
 
 
 @contextmanager
