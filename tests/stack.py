@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,8 @@ STOP_DEADLINE = 30
 POLL = 0.02
 ATTEMPTS = 3
 """Another program may take a free port before the process binds it."""
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
 
 T = TypeVar("T")
 
@@ -130,6 +133,7 @@ class Stack:
         self.workers: list[Process] = []
         self._own = dict(environment)
         self._processes: list[Process] = []
+        self._spawning = threading.Lock()
 
     def start(self, *, apis: int, workers: int) -> None:
         self.valkey.start()
@@ -287,14 +291,15 @@ class Stack:
         given: Mapping[str, str] | None = None,
     ) -> T:
         base = self.environment if given is None else given
-        number = sum(process.name.startswith(f"{name}-") for process in self._processes) + 1
-        process = kind(
-            f"{name}-{number}",
-            *arguments,
-            directory=self.directory,
-            environment={**base, **_variables(environment)},
-        )
-        self._processes.append(process)
+        with self._spawning:  # several threads may start processes, and each has its own name and log
+            number = sum(process.name.startswith(f"{name}-") for process in self._processes) + 1
+            process = kind(
+                f"{name}-{number}",
+                *arguments,
+                directory=self.directory,
+                environment={**base, **_variables(environment)},
+            )
+            self._processes.append(process)
         return process
 
     def _forget(self, process: Process) -> None:
