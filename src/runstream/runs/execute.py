@@ -70,6 +70,9 @@ class Execute:
         self._claiming.append(run_id)
         try:
             claim = await self._store.claim(run_id, self._worker)
+        except Unavailable as error:
+            log.warning("run_not_claimed", run_id=run_id, error=error.message)  # the sweep finds it
+            return
         finally:
             self._claiming.remove(run_id)
         if claim is None:
