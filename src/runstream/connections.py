@@ -1,14 +1,25 @@
 """The clients that both composition roots open."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from redis.asyncio import Redis
-from redis.asyncio.connection import ConnectionPool
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.exceptions import ConnectionError
 
 from runstream.domain.errors import ConfigurationError
 from runstream.providers.base import ProviderConfig, Timeouts
 from runstream.settings import Settings
 from runstream.stream.log import TokenLog
+
+
+class _ClosedIsLost(AbstractConnection):
+    """Raises redis' ConnectionError where uvloop raises RuntimeError: upon writing to a connection that was closed."""
+
+    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
+        try:
+            await super().send_packed_command(command, check_health)
+        except RuntimeError as error:
+            raise ConnectionError("The connection is closed.") from error
 
 
 def redis_client(settings: Settings, *, waiting: bool = False) -> Redis:
@@ -25,6 +36,7 @@ def redis_client(settings: Settings, *, waiting: bool = False) -> Redis:
         )
     except ValueError:
         raise ConfigurationError("RUNSTREAM_REDIS_URL is not a URL such as redis://host:6379/0.") from None
+    pool.connection_class = type("Connection", (_ClosedIsLost, pool.connection_class), {})
     return Redis(connection_pool=pool)
 
 
