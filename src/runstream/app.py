@@ -1,7 +1,6 @@
 """The API process."""
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -20,6 +19,7 @@ from runstream.connections import open_log, redis_client
 from runstream.console.routes import console_router
 from runstream.crash_points import arm
 from runstream.features.registry import FEATURES
+from runstream.garbage import look_seldom
 from runstream.gateway.routes import Routes
 from runstream.logs import configure
 from runstream.queue.enqueue import JobQueue
@@ -46,7 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
         async with _services(settings, routes) as services:
             app.state.services = services
             relay = asyncio.create_task(services.hub.run())
-            gc.freeze()  # what is there by now stays: looking through it again would only hold tokens up
+            look_seldom()
             try:
                 yield
             finally:
@@ -90,7 +90,7 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
     await open_pool(engine, settings.database_pool)
     redis = redis_client(settings)
     store = RunStore(engine)
-    jobs = JobQueue(redis)
+    jobs = JobQueue(redis, timeout=settings.redis_timeout)
     waiting = redis_client(settings, waiting=True)
     token_log = open_log(settings, waiting)
     hub = Hub(
@@ -126,6 +126,7 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
         watch=watch,
     )
     await token_log.aclose()
+    await jobs.aclose()
     await redis.aclose()
     await waiting.aclose()
     await engine.dispose()

@@ -1,7 +1,6 @@
 """The worker process."""
 
 import asyncio
-import gc
 import os
 import signal
 import socket
@@ -17,6 +16,7 @@ from runstream.crash_points import arm
 from runstream.domain.errors import Unavailable
 from runstream.domain.ids import new_id
 from runstream.features.registry import FEATURES
+from runstream.garbage import look_seldom
 from runstream.gateway.generate import Gateway
 from runstream.gateway.routes import Routes
 from runstream.logs import configure
@@ -60,7 +60,7 @@ class _Process:
         self._providers = {name: build(config) for name, config in provider_configs(settings).items()}
         store = RunStore(self._engine)
         leases = LeaseStore(self._lease_engine)
-        jobs = JobQueue(self._redis)
+        self._jobs = jobs = JobQueue(self._redis, timeout=settings.redis_timeout)
         self._token_log = open_log(settings, self._waiting)
         self._write_loop = WriteLoop(self._token_log)
         self._execute = Execute(
@@ -93,6 +93,7 @@ class _Process:
             queue=self._settings.queue,
             max_jobs=self._settings.worker_slots,
             job_timeout=self._settings.run_timeout + 60,
+            timeout=self._settings.redis_timeout,
         )
         background: list[asyncio.Task[None]] = [
             asyncio.create_task(loop)
@@ -104,7 +105,7 @@ class _Process:
                 _pick(worker),
             )
         ]
-        gc.freeze()  # what is there by now stays: looking through it again would only hold tokens up
+        look_seldom()
         log.info("worker_ready", worker=self._id, pid=os.getpid())
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait([*background, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -115,6 +116,7 @@ class _Process:
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
+        await worker.aclose()
         await self._close()
         for task in broken:
             await task
@@ -156,6 +158,7 @@ class _Process:
         for provider in self._providers.values():
             await provider.aclose()
         await self._token_log.aclose()
+        await self._jobs.aclose()
         await self._redis.aclose()
         await self._waiting.aclose()
         await self._lease_engine.dispose()
@@ -181,5 +184,3 @@ async def _until_idle(worker: WokenWorker, seconds: float, hurry: asyncio.Task[b
 async def _idle(worker: WokenWorker) -> None:
     while worker.tasks:
         await asyncio.wait(list(worker.tasks.values()))
-        await asyncio.sleep(0)
-        worker.reap()

@@ -2,18 +2,22 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
 import structlog
 from arq.connections import ArqRedis
-from arq.constants import in_progress_key_prefix
+from arq.constants import in_progress_key_prefix, job_key_prefix
+from arq.jobs import deserialize_job_raw
 from arq.worker import Worker, func
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from runstream.queue.enqueue import dumps, loads
+from runstream.domain.errors import whereabouts
+from runstream.queue.enqueue import loads
 from runstream.queue.names import JOB, doorbell_key, queue_key
+from runstream.redis_script import ScriptConnection
 
 _POLL = 1.0
 """Longest wait at the doorbell, in seconds: deferred jobs come due without a ring."""
@@ -28,7 +32,7 @@ class WokenWorker(Worker):
     """Takes jobs when the doorbell rings, as many as it has room for, in one call.
 
     A job in progress moves to the time at which it counts as lost, instead of staying in the way of those behind
-    it. What arq does with a job once it is taken stays as it is.
+    it. arq's counting of tries and its results are left out: Postgres knows the attempts.
     """
 
     def __init__(
@@ -40,37 +44,45 @@ class WokenWorker(Worker):
         queue: str,
         max_jobs: int,
         job_timeout: float,
+        timeout: float,
     ) -> None:
-        """`bell` must be without a read timeout. `job_timeout`, in seconds, is longer than any run may take."""
+        """`bell` must be without a read timeout; `timeout`, in seconds, bounds the other calls.
 
-        async def job(ctx: dict[Any, Any], *args: Any, **_: Any) -> None:
-            await execute(*args)
+        `job_timeout`, in seconds, is longer than any run may take.
+        """
+
+        async def job(ctx: dict[Any, Any], run_id: str) -> None:
+            await execute(run_id)
 
         super().__init__(
-            functions=[func(job, name=JOB, max_tries=1000)],
+            functions=[func(job, name=JOB)],
             queue_name=queue_key(queue),
             redis_pool=redis,
             handle_signals=False,
             max_jobs=max_jobs,
             job_timeout=job_timeout,
-            keep_result=0,
             poll_delay=0,
-            job_serializer=dumps,
             job_deserializer=loads,
         )
         self._bell = bell
         self._bell_key = doorbell_key(queue)
-        self._take = redis.register_script(files(__package__).joinpath("claim.lua").read_text())
+        self._take = ScriptConnection(bell, _script("claim.lua"), timeout=timeout)
+        self._finish = ScriptConnection(bell, _script("finish.lua"), timeout=timeout)
+        self._finished: list[str] = []
         self._slot_free = asyncio.Event()
 
     def stop_picking(self) -> None:
         """Take no more jobs; those that run go on."""
         self.allow_pick_jobs = False
 
+    async def aclose(self) -> None:
+        """Close the connections that this worker opened itself."""
+        await self._take.aclose()
+        await self._finish.aclose()
+
     async def _poll_iteration(self) -> None:
         try:
             taken = await self._take_jobs()
-            self.reap()
             await self.heart_beat()
             if not taken:
                 await self._wait()
@@ -83,28 +95,42 @@ class WokenWorker(Worker):
         if not self.allow_pick_jobs or room <= 0:
             return False
         again = int(self.in_progress_timeout_s * 1000)
-        due = await self._take([self.queue_name], [room, again, in_progress_key_prefix])
-        for job_id, score in zip(due[::2], due[1::2], strict=True):
-            self._start(job_id.decode(), int(float(score)))
-        return bool(due)
+        taken = await self._take([self.queue_name], [room, again, job_key_prefix, in_progress_key_prefix])
+        for job_id, job in zip(taken[::2], taken[1::2], strict=True):
+            self._start(job_id.decode(), job)
+        return bool(taken)
 
-    def _start(self, job_id: str, score: int) -> None:
+    def _start(self, job_id: str, job: bytes) -> None:
         self.job_counter += 1
-        task = self.loop.create_task(self.run_job(job_id, score))
-        task.add_done_callback(self._done)
+        task = self.loop.create_task(self._work(job_id, job))
         self.tasks[job_id] = task
+        task.add_done_callback(partial(self._done, job_id))
 
-    def _done(self, _task: asyncio.Task[None]) -> None:
+    async def _work(self, job_id: str, job: bytes) -> None:
+        """Run the job, and have it forgotten whatever became of it: the sweep sees to what is still to be done."""
+        try:
+            if job:
+                name, arguments, _, _, _ = deserialize_job_raw(job, deserializer=self.job_deserializer)
+                async with asyncio.timeout(self.job_timeout_s):
+                    await self.functions[name].coroutine(self.ctx, *arguments)
+        except Exception as error:
+            log.error("job_failed", job=job_id, **whereabouts(error))  # noqa: TRY400 - without what it says
+        self._finished.append(job_id)
+        await self._forget()
+
+    async def _forget(self) -> None:
+        """Have all that have finished by now forgotten, in one call."""
+        finished, self._finished = self._finished, []
+        try:
+            if finished:
+                await self._finish([self.queue_name], [job_key_prefix, in_progress_key_prefix, *finished])
+        except (RedisError, OSError, TimeoutError) as error:
+            log.warning("jobs_not_forgotten", jobs=len(finished), error=type(error).__name__)
+
+    def _done(self, job_id: str, _task: asyncio.Task[None]) -> None:
+        self.tasks.pop(job_id, None)
         self.job_counter -= 1
         self._slot_free.set()
-
-    def reap(self) -> None:
-        """Forget the jobs that are done."""
-        for job_id, task in list(self.tasks.items()):
-            if task.done():
-                del self.tasks[job_id]
-                if not task.cancelled() and (error := task.exception()):
-                    log.error("job_failed", job=job_id, error=type(error).__name__)
 
     async def _wait(self) -> None:
         """Until a job may be there: at the doorbell, or while there is no room for one, until there is."""
@@ -118,3 +144,7 @@ class WokenWorker(Worker):
                 await self._slot_free.wait()
         except TimeoutError:
             return
+
+
+def _script(name: str) -> str:
+    return files(__package__).joinpath(name).read_text()

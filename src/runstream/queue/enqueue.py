@@ -10,6 +10,7 @@ from arq.jobs import serialize_job
 from redis.asyncio import Redis
 
 from runstream.queue.names import JOB, doorbell_key, queue_key
+from runstream.redis_script import ScriptConnection
 
 _BELLS = 32
 """More rings than this are not kept: one wakes a worker, which then takes all that it has room for."""
@@ -32,21 +33,25 @@ class JobQueue:
     A job's id names the run and the attempt that it is for, so enqueueing it again changes nothing.
     """
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, *, timeout: float) -> None:
+        """`timeout`, in seconds, bounds putting a job in."""
         self._redis = redis
-        self._script = redis.register_script(files(__package__).joinpath("enqueue.lua").read_text())
+        self._put = ScriptConnection(redis, files(__package__).joinpath("enqueue.lua").read_text(), timeout=timeout)
 
     async def enqueue(self, run_id: str, attempt: int, queue: str, *, delay: float = 0) -> bool:
         """Make `attempt` due in `delay` seconds and wake a worker; False where it was in the queue already.
 
-        Raises redis' errors: the run is not lost then, the sweep finds it.
+        Raises TimeoutError or redis' errors: the run is not lost then, the sweep finds it.
         """
         job_id = f"{run_id}:{attempt}"
         keys = [job_key_prefix + job_id, queue_key(queue), doorbell_key(queue)]
         job = serialize_job(JOB, (run_id,), {}, None, int(time.time() * 1000), serializer=dumps)
         ttl = int((delay + _KEEP) * 1000)
-        return bool(await self._script(keys, [job_id, job, ttl, int(delay * 1000), _BELLS]))
+        return bool(await self._put(keys, [job_id, job, ttl, int(delay * 1000), _BELLS]))
 
     async def depth(self, queue: str) -> int:
         """Jobs that wait or are being run."""
         return int(await self._redis.zcard(queue_key(queue)))
+
+    async def aclose(self) -> None:
+        await self._put.aclose()

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from runstream.domain.cursor import Cursor
 from runstream.domain.events import TERMINAL, Event
-from runstream.stream.script import ScriptConnection
+from runstream.redis_script import ScriptConnection
 
 PREFIX = "runstream:run:"
 _FIELD = b"e"

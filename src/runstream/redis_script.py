@@ -11,13 +11,13 @@ from redis.asyncio.connection import AbstractConnection
 
 
 class ScriptConnection:
-    """Calls a script at less than half of what a call through the client's pool costs: it is made for every token.
+    """Calls a script at less than half of what a call through the client's pool costs: calls are made for every token.
 
     The connection is opened by the first call, and after any failure anew by the next one, which loads the script.
     """
 
     def __init__(self, redis: Redis, source: str, *, timeout: float) -> None:
-        """`redis` is without a read timeout: `timeout`, in seconds, bounds a call, connecting included."""
+        """`timeout`, in seconds, bounds a call, connecting and its turn included; `redis` needs no read timeout."""
         self._redis = redis
         self._source = source
         self._sha = sha1(source.encode()).hexdigest()  # noqa: S324 - the name that Redis gives a script
@@ -25,9 +25,9 @@ class ScriptConnection:
         self._turn = asyncio.Lock()
         self._connection: AbstractConnection | None = None
 
-    async def __call__(self, keys: Sequence[str], arguments: Sequence[bytes | int]) -> Any:
+    async def __call__(self, keys: Sequence[str], arguments: Sequence[bytes | str | int]) -> Any:
         """The script's answer. Raises TimeoutError or redis' errors; whether it took effect is then not known."""
-        async with self._turn, asyncio.timeout(self._timeout):
+        async with asyncio.timeout(self._timeout), self._turn:
             connection, self._connection = self._connection, None
             if connection is None:
                 connection = await self._connect()
