@@ -93,6 +93,8 @@ class NaiveClient:
 
 
 class RunstreamClient:
+    """The POST is the first reader, as with resumable-stream; a GET joins."""
+
     def __init__(self, address: Address) -> None:
         self.address = address
 
@@ -103,12 +105,14 @@ class RunstreamClient:
             elif event == b"run.completed":
                 reader.ended = True
 
-        await streamed(self.address, "GET", self.events_of(await self.begin(model)), None, Frames(frame))
+        body = orjson.dumps(self.request(model))
+        await streamed(self.address, "POST", "/v1/runs", body, Frames(frame), accept="text/event-stream")
 
     async def begin(self, model: str) -> str:
-        return await created(
-            self.address, "/v1/runs", {"feature": "chat", "model": model, "input": {"messages": MESSAGES}}, 202
-        )
+        return await created(self.address, "/v1/runs", self.request(model), 202)
+
+    def request(self, model: str) -> dict[str, object]:
+        return {"feature": "chat", "model": model, "input": {"messages": MESSAGES}}
 
     async def join(self, run: str) -> Exchange:
         return await opened(self.address, "GET", self.events_of(run))
@@ -129,8 +133,10 @@ async def created(address: Address, path: str, body: dict[str, object], expected
     return run
 
 
-async def streamed(address: Address, method: str, path: str, body: bytes | None, frames: Frames) -> None:
-    exchange = await Exchange.open(address, method, path, body, frames.feed)
+async def streamed(
+    address: Address, method: str, path: str, body: bytes | None, frames: Frames, accept: str | None = None
+) -> None:
+    exchange = await Exchange.open(address, method, path, body, frames.feed, accept)
     expect_ok(exchange, f"{method} {path}")
     await exchange.finish()
 

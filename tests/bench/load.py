@@ -33,10 +33,12 @@ class Address:
     bearer: str = ""
     host: str = "127.0.0.1"
 
-    def request(self, method: str, path: str, body: bytes | None = None) -> bytes:
+    def request(self, method: str, path: str, body: bytes | None = None, accept: str | None = None) -> bytes:
         lines = [f"{method} {path} HTTP/1.1", f"Host: {self.host}:{self.port}", "Connection: close"]
         if self.bearer:
             lines.append(f"Authorization: Bearer {self.bearer}")
+        if accept:
+            lines.append(f"Accept: {accept}")
         if body is not None:
             lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
         return "\r\n".join([*lines, "", ""]).encode() + (body or b"")
@@ -60,10 +62,16 @@ class Exchange(asyncio.Protocol):
 
     @classmethod
     async def open(
-        cls, address: Address, method: str, path: str, body: bytes | None, on_body: Callable[[bytes], None]
+        cls,
+        address: Address,
+        method: str,
+        path: str,
+        body: bytes | None,
+        on_body: Callable[[bytes], None],
+        accept: str | None = None,
     ) -> "Exchange":
         """Connect, send, and wait for the answer's headers. A full accept queue is tried again."""
-        request = address.request(method, path, body)
+        request = address.request(method, path, body, accept)
         loop = asyncio.get_running_loop()
         for attempt in range(CONNECT_ATTEMPTS):
             try:

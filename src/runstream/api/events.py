@@ -44,12 +44,11 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        gone = asyncio.create_task(_disconnected(receive))
-        gone.add_done_callback(lambda _: self._reader.stop())
-        try:
-            await self._pump(scope[SERVER_SEND])
-        finally:
-            gone.cancel()
+        # The pump has a task of its own: waking it for a token goes through no frame of what stands around a request.
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._pump(scope[SERVER_SEND]))
+            await _over(receive)
+            self._reader.stop()
 
     async def _pump(self, send: Send) -> None:
         ended = False
@@ -66,6 +65,7 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": rest, "more_body": False})
 
 
-async def _disconnected(receive: Receive) -> None:
+async def _over(receive: Receive) -> None:
+    """Until the client is gone or has been sent everything."""
     while (await receive())["type"] != "http.disconnect":
         pass

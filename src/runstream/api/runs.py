@@ -78,6 +78,8 @@ async def create_run(
     if not new:
         headers["Idempotency-Replayed"] = "true"
     if _wants_events(accept):
+        if new and after == START:
+            return EventStream(services.watch.reader(asking.tenant, run.id, START), headers)
         return await _stream(services, asking.tenant, run.id, after, headers)
     if wait:
         run = await services.watch.until_ended(asking.tenant, run.id, wait)

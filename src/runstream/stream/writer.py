@@ -17,10 +17,10 @@ _BATCH = 128
 """Runs that share one call: enough to save round trips, few enough not to hold Redis up."""
 _POSITIONS = 1_000_000
 """About how much text shares one call. What is more must not make every call run into its deadline, over and over."""
-_RUNS_A_MILLISECOND = 32
+_RUNS_A_MILLISECOND = 12
 """Calls keep a distance of a millisecond for each that many runs. Uvloop's timers are no finer."""
-_FARTHEST = 4
-"""Milliseconds."""
+_FARTHEST = 8
+"""Milliseconds: half of what a display takes for a frame."""
 _PAUSE = (0.05, 2.0)
 """Seconds between tries while Redis does not answer: the first, and the longest."""
 
