@@ -2,17 +2,23 @@
 
 import asyncio
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from runstream.client.access import DEFAULT_URL
-from runstream.domain.errors import RunstreamError
+from runstream.domain.errors import InvalidRequest, RunstreamError
+from runstream.domain.run import Status
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 keys = typer.Typer(no_args_is_help=True, help="API keys: create, list, revoke.")
 app.add_typer(keys, name="keys")
+runs = typer.Typer(
+    no_args_is_help=True, help="Runs, straight at the database: list, show, retry, cancel."
+)
+app.add_typer(runs, name="runs")
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Url = Annotated[str, typer.Option(envvar="RUNSTREAM_URL", help="Where Runstream answers.")]
@@ -23,6 +29,10 @@ Key = Annotated[
     ),
 ]
 RunId = Annotated[str, typer.Argument(metavar="RUN")]
+OfTenant = Annotated[str | None, typer.Option(help="Only this tenant's.")]
+Since = Annotated[
+    str | None, typer.Option(help="Only what was asked for in this time: a number and s, m, h or d, such as 90m.")
+]
 
 
 def main() -> None:
@@ -103,6 +113,68 @@ def revoke_key(key_id: Annotated[str, typer.Argument(help="As 'runstream keys li
 
     asyncio.run(revoke(key_id))
     print(f"Revoked {key_id}.")
+
+
+@runs.command("list")
+def list_runs(
+    status: Annotated[Status | None, typer.Option(help="Only runs that are so.")] = None,
+    tenant: OfTenant = None,
+    since: Since = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+) -> None:
+    """List runs, newest first, and why each one failed."""
+    from runstream.operators import listed
+
+    for line in asyncio.run(listed(status=status, tenant=tenant, since=since, limit=limit)):
+        print(line)
+
+
+@runs.command("show")
+def show_run(
+    run_id: RunId,
+    content: Annotated[bool, typer.Option("--content", help="What was asked and answered, too.")] = False,
+) -> None:
+    """Show a run, and what each of its attempts came to."""
+    from runstream.operators import shown
+
+    for line in asyncio.run(shown(run_id, content=content)):
+        print(line)
+
+
+@runs.command("retry")
+def retry_runs(
+    run_ids: Annotated[list[str] | None, typer.Argument(metavar="RUN...")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="All that failed, each once; with --since.")] = False,
+    since: Since = None,
+    tenant: OfTenant = None,
+) -> None:
+    """Have failed or cancelled runs tried again, each as a new attempt."""
+    from runstream.operators import retry, retry_failed
+
+    if failed and since and not run_ids:
+        asyncio.run(_told("Queued again", retry_failed(since, tenant)))
+    elif run_ids and not (failed or since or tenant):
+        raise typer.Exit(asyncio.run(_told("Queued again", retry(run_ids))))
+    else:
+        raise InvalidRequest("Name runs, or say --failed and since when: --failed --since 1h.")
+
+
+@runs.command("cancel")
+def cancel_runs(run_ids: Annotated[list[str], typer.Argument(metavar="RUN...")]) -> None:
+    """Stop runs; the text that there is is kept."""
+    from runstream.operators import cancel
+
+    raise typer.Exit(asyncio.run(_told("Ended or told to stop", cancel(run_ids))))
+
+
+async def _told(done: str, steps: AsyncIterator[tuple[bool, str]]) -> int:
+    """Print a sentence on each and how many were done; 0 where all were."""
+    succeeded, count = 0, 0
+    async for success, sentence in steps:
+        print(sentence, flush=True)
+        succeeded, count = succeeded + success, count + 1
+    print(f"{done}: {succeeded} of {count}.")
+    return int(succeeded < count)
 
 
 @app.command()

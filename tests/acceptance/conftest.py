@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import httpx
 import pytest
 from playwright.async_api import Browser, BrowserContext, Playwright, async_playwright
 
-from stack import Stack
+from stack import Command, Stack
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM_OPTIONS = (
@@ -170,6 +171,25 @@ async def api(stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
     headers = {"Authorization": f"Bearer {stack.key}"}
     async with httpx.AsyncClient(base_url=stack.url, headers=headers, timeout=DEADLINE) as client:
         yield client
+
+
+@pytest.fixture
+def command(stack: Stack, tmp_path: Path) -> Command:
+    """Runs a command on the shared stack, but for what is given: `command("migrate", database_url=...)`."""
+
+    def run(*arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
+        given = {f"RUNSTREAM_{name.upper()}": value for name, value in changed.items()}
+        return subprocess.run(
+            [sys.executable, "-m", "runstream", *arguments],
+            cwd=tmp_path,
+            env={**stack.environment, **given},
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Callable
-from pathlib import Path
 from uuid import uuid4
 
 import httpx
 import pytest
 
 from runstream.embedded.port import free_port
-from stack import Stack
+from stack import Command, Stack
 
 DEADLINE = 60
 SECRET = "s3cret-51aa"
-
-Command = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def command(stack: Stack, tmp_path: Path) -> Command:
-    """Runs a command on the shared stack, but for what is given: `command("migrate", database_url=...)`."""
-
-    def run(*arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
-        given = {f"RUNSTREAM_{name.upper()}": value for name, value in changed.items()}
-        return subprocess.run(
-            [sys.executable, "-m", "runstream", *arguments],
-            cwd=tmp_path,
-            env={**stack.environment, **given},
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE,
-            check=False,
-        )
-
-    return run
 
 
 @pytest.fixture

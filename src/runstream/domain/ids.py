@@ -10,8 +10,16 @@ _RUN_ID = re.compile(rf"run_[{_ALPHABET}]{{26}}")
 
 def new_id(prefix: str, now: float | None = None) -> str:
     """`<prefix>_` and 26 characters, as a ULID has them: 48 bits of milliseconds, then 80 random bits."""
-    milliseconds = int((time.time() if now is None else now) * 1000)
-    number = (milliseconds << 80) | secrets.randbits(80)
+    return _named(prefix, time.time() if now is None else now, secrets.randbits(80))
+
+
+def first_id(prefix: str, at: float) -> str:
+    """What no name that was made at that time or later comes before."""
+    return _named(prefix, at, 0)
+
+
+def _named(prefix: str, at: float, bits: int) -> str:
+    number = (int(at * 1000) << 80) | bits
     return f"{prefix}_" + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
 
 

@@ -28,15 +28,24 @@ class Cancel:
         Calling it again changes nothing. Against an end that comes at the same time, exactly one of the two wins.
         Raises NotFound, Unavailable.
         """
-        while True:
-            run = await self._store.get(tenant, run_id)
-            if run is None:
-                raise NotFound("There is no such run.")
-            if run.status.ended:
-                return run
-            if run.status is Status.QUEUED:
-                await end_unwritten(self._store, self._log, run, status=Status.CANCELLED, reason="cancelled")
-            elif worker := await self._store.request_cancel(tenant, run_id):
-                reached(Point.CANCEL_MARKED)
-                await announce_cancel(self._redis, worker, run_id)
-                return await self._watch.until_ended(tenant, run_id, _PATIENCE)
+        run = await stop(self._store, self._log, self._redis, tenant, run_id)
+        return run if run.status.ended else await self._watch.until_ended(tenant, run_id, _PATIENCE)
+
+
+async def stop(store: RunStore, token_log: TokenLog, redis: Redis, tenant: str, run_id: str) -> Run:
+    """End a queued run, or tell its worker to stop a running one; answers the run as it then is.
+
+    Raises NotFound, Unavailable.
+    """
+    while True:
+        run = await store.get(tenant, run_id)
+        if run is None:
+            raise NotFound("There is no such run.")
+        if run.status.ended:
+            return run
+        if run.status is Status.QUEUED:
+            await end_unwritten(store, token_log, run, status=Status.CANCELLED, reason="cancelled")
+        elif worker := await store.request_cancel(tenant, run_id):
+            reached(Point.CANCEL_MARKED)
+            await announce_cancel(redis, worker, run_id)
+            return run

@@ -84,13 +84,13 @@ class Sweep:
     async def _said(self, lapsed: Sequence[Lapsed]) -> Mapping[str, int]:
         """How many characters of each one's attempt the log holds; of none where Redis does not answer."""
         try:
-            reached = await self._log.reached([run.run_id for run in lapsed])
+            cursors = await self._log.reached([run.run_id for run in lapsed])
         except (RedisError, OSError, TimeoutError) as error:
             log.warning("attempts_not_metered", runs=len(lapsed), error=type(error).__name__)
             return {}
         return {
             run.run_id: cursor.position - 1  # one event came before the text
-            for run, cursor in zip(lapsed, reached, strict=True)
+            for run, cursor in zip(lapsed, cursors, strict=True)
             if cursor is not None and cursor.attempt == run.attempt
         }
 

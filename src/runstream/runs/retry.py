@@ -34,24 +34,29 @@ class Retry:
             if run is None:
                 raise NotFound("There is no such run.")
             if run.status not in RETRYABLE:
-                raise Conflict(f"The run is {run.status}: only a failed or cancelled one can be tried again.")
+                raise Conflict(refusal(run))
             async with self._backlog.room(tenant):
-                if queued := await try_again(self._store, self._jobs, run):
-                    return queued
+                queued = await try_again(self._store, run)
+            if queued:
+                TRIED_AGAIN.inc()
+                log.info("run_tried_again", run_id=run.id, was=run.status, attempt=run.attempt)
+                await self._enqueue(queued)
+                return queued
+
+    async def _enqueue(self, run: Run) -> None:
+        try:
+            await self._jobs.enqueue(run.id, run.attempt, run.queue)
+        except (RedisError, OSError, TimeoutError) as error:  # the sweep does it
+            log.warning("job_not_enqueued", run_id=run.id, error=type(error).__name__)
 
 
-async def try_again(store: RunStore, jobs: JobQueue, run: Run) -> Run | None:
+def refusal(run: Run) -> str:
+    return f"The run is {run.status}: only a failed or cancelled one can be tried again."
+
+
+async def try_again(store: RunStore, run: Run) -> Run | None:
     """Queue a run that is known to have ended like this; None where it has not any more.
 
-    A job that Redis does not take is no failure: the sweep enqueues it.
+    Its job is still to be enqueued; the sweep does what is left undone.
     """
-    queued = await store.retry(run.id, was=run.status, attempt=run.attempt, reason=_REASON)
-    if queued is None:
-        return None
-    TRIED_AGAIN.inc()
-    log.info("run_tried_again", run_id=run.id, after=run.status, attempt=run.attempt)
-    try:
-        await jobs.enqueue(run.id, run.attempt, run.queue)
-    except (RedisError, OSError, TimeoutError) as error:
-        log.warning("job_not_enqueued", run_id=run.id, error=type(error).__name__)
-    return queued
+    return await store.retry(run.id, was=run.status, attempt=run.attempt, reason=_REASON)

@@ -121,6 +121,29 @@ class RunStore:
             query = query.where(runs.c.id < before)
         return [_run(row) for row in await self._rows(query.order_by(runs.c.id.desc()).limit(limit))]
 
+    async def find(self, run_id: str) -> Run | None:
+        """Whosever it is: for those who run the service."""
+        rows = await self._rows(statements.FIND, run_id=run_id)
+        return _run(rows[0]) if rows else None
+
+    async def newest(
+        self, *, tenant: str | None, status: Status | None, since: str | None, before: str | None, limit: int
+    ) -> list[Run]:
+        """Newest first, with ids from `since` and up to `before`; without input and output.
+
+        Of all tenants where none is named: for those who run the service.
+        """
+        query = select(*statements.LISTED).order_by(runs.c.id.desc()).limit(limit)
+        if tenant is not None:
+            query = query.where(runs.c.tenant == tenant)
+        if status is not None:
+            query = query.where(runs.c.status == status)
+        if since is not None:
+            query = query.where(runs.c.id >= since)
+        if before is not None:
+            query = query.where(runs.c.id < before)
+        return [_run(row) for row in await self._rows(query)]
+
     async def claim(self, run_id: str, worker: str) -> Claim | None:
         """queued -> running, as the next attempt. None where somebody else was first or the run has ended."""
         rows = await self._rows(statements.CLAIM, run_id=run_id, by=worker)

@@ -37,6 +37,7 @@ EARLIER = select(*SHOWN, runs.c.idempotency_hash).where(
     runs.c.idempotency_key == bindparam("key"),
 )
 GET = select(*SHOWN).where(runs.c.tenant == bindparam("tenant"), runs.c.id == _ID)
+FIND = select(*SHOWN).where(runs.c.id == _ID)
 STANDING = select(runs.c.status, runs.c.attempt, runs.c.retried_attempt, runs.c.transcript).where(
     runs.c.tenant == bindparam("tenant"), runs.c.id == _ID
 )

@@ -1,0 +1,218 @@
+"""What the runs commands do, straight at the database: for those who run the service.
+
+Redis is told where it answers, so that things happen at once; where it does not, workers find them in Postgres.
+"""
+
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from runstream.connections import open_log, redis_client
+from runstream.domain.errors import InvalidField, NotFound
+from runstream.domain.ids import first_id
+from runstream.domain.run import AttemptRecord, Run, Status
+from runstream.domain.usage import Usage
+from runstream.logs import configure
+from runstream.queue.enqueue import JobQueue
+from runstream.runs.cancel import stop
+from runstream.runs.retry import RETRYABLE, refusal, try_again
+from runstream.settings import load
+from runstream.storage.command import opened
+from runstream.storage.runs import RunStore
+from runstream.stream.log import TokenLog
+
+_SINCE = re.compile(r"([0-9]{1,6})([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_PAGE = 100
+
+
+async def listed(*, status: Status | None, tenant: str | None, since: str | None, limit: int) -> list[str]:
+    """A line for each run, newest first."""
+    async with _desk() as desk:
+        runs = await desk.store.newest(tenant=tenant, status=status, since=_first(since), before=None, limit=limit)
+    return [_line(run) for run in runs]
+
+
+async def shown(run_id: str, *, content: bool) -> list[str]:
+    """A run and its attempts; what was asked and answered only with `content`. Raises NotFound."""
+    async with _desk() as desk:
+        run = await desk.store.find(run_id)
+        if run is None:
+            raise NotFound(f"There is no run {run_id!r}.")
+        attempts = await desk.store.attempts(run.tenant, run.id)
+    return [*_about(run), *map(_about_attempt, attempts), *(_content(run) if content else ())]
+
+
+async def retry(run_ids: Sequence[str]) -> AsyncIterator[tuple[bool, str]]:
+    """Whether each run was queued again, and a sentence on it."""
+    async with _desk() as desk:
+        for run_id in run_ids:
+            run = await desk.store.find(run_id)
+            if run is None:
+                yield False, f"{run_id}: There is no such run."
+            elif run.status not in RETRYABLE:
+                yield False, f"{run_id}: {refusal(run)}"
+            else:
+                yield await desk.retry(run)
+
+
+async def retry_failed(since: str, tenant: str | None) -> AsyncIterator[tuple[bool, str]]:
+    """The same for each run that was asked for in this time and has failed, each once, whatever comes of it."""
+    async with _desk() as desk:
+        before: str | None = None
+        while failed := await desk.store.newest(
+            tenant=tenant, status=Status.FAILED, since=_first(since), before=before, limit=_PAGE
+        ):
+            for run in failed:
+                yield await desk.retry(run)
+            before = failed[-1].id
+
+
+async def cancel(run_ids: Sequence[str]) -> AsyncIterator[tuple[bool, str]]:
+    """Whether each run has ended or will do so, and a sentence on it."""
+    async with _desk() as desk:
+        for run_id in run_ids:
+            found = await desk.store.find(run_id)
+            if found is None:
+                yield False, f"{run_id}: There is no such run."
+                continue
+            run = await stop(desk.store, desk.token_log, desk.redis, found.tenant, found.id)
+            if found.status.ended:
+                yield True, f"{run_id}: It has ended already ({run.status})."
+            else:
+                yield True, f"{run_id}: {'It is cancelled' if run.status.ended else 'Its worker is told to stop'}."
+
+
+@dataclass(slots=True)
+class _Desk:
+    """What a command works with."""
+
+    store: RunStore
+    jobs: JobQueue
+    redis: Redis
+    token_log: TokenLog
+    redis_answers: bool = True
+
+    async def retry(self, run: Run) -> tuple[bool, str]:
+        if await try_again(self.store, run) is None:
+            return False, f"{run.id}: It has changed meanwhile."
+        at_once = await self._enqueue(run)
+        after = f"{run.id}: Queued again after attempt {run.attempt}{_because(run)}."
+        return True, after if at_once else f"{after} Redis does not answer, so it may take some seconds to begin."
+
+    async def _enqueue(self, run: Run) -> bool:
+        """Where Redis has failed once it is not asked again: each call could take as long."""
+        try:
+            if self.redis_answers:
+                await self.jobs.enqueue(run.id, run.attempt, run.queue)
+        except (RedisError, OSError, TimeoutError):
+            self.redis_answers = False
+        return self.redis_answers
+
+
+@asynccontextmanager
+async def _desk() -> AsyncIterator[_Desk]:
+    settings = load()
+    configure(level="error", form="text")
+    redis, waiting = redis_client(settings), redis_client(settings, waiting=True)
+    token_log = open_log(settings, waiting)
+    jobs = JobQueue(redis, timeout=settings.redis_timeout)
+    try:
+        async with opened(settings.database_url.get_secret_value(), settings.database_timeout) as engine:
+            yield _Desk(RunStore(engine), jobs, redis, token_log)
+    finally:
+        await jobs.aclose()
+        await token_log.aclose()
+        await waiting.aclose()
+        await redis.aclose()
+
+
+def _first(since: str | None) -> str | None:
+    """The first id that a run made since then can have. Raises InvalidField."""
+    if since is None:
+        return None
+    match = _SINCE.fullmatch(since)
+    if match is None:
+        raise InvalidField("A time is a number and s, m, h or d, such as 90m.", param="since")
+    return first_id("run", max(0.0, time.time() - int(match[1]) * _SECONDS[match[2]]))
+
+
+def _line(run: Run) -> str:
+    attempts = f"{run.attempt}/{run.max_attempts}"
+    words = [run.id, f"{run.status:9}", attempts, _at(run.created_at), run.tenant, run.user, run.feature, run.model]
+    return _plain("  ".join(words) + (f"  {_reason(run.error)}" if run.error else ""))
+
+
+def _about(run: Run) -> Iterator[str]:
+    model = f"{run.model} at {run.provider}/{run.provider_model}" if run.provider else run.model
+    subject = f"{run.subject_type} {run.subject_id}" if run.subject_type else None
+    fields = {
+        "run": run.id,
+        "status": run.status,
+        "reason": _reason(run.error) if run.error else run.finish_reason,
+        "tenant": run.tenant,
+        "user": run.user,
+        "feature": run.feature,
+        "subject": subject,
+        "model": model,
+        "queue": run.queue,
+        "attempts": f"{run.attempt} of {run.max_attempts}",
+        "usage": _tokens(run.usage),
+        "created": _at(run.created_at),
+        "started": _at(run.started_at),
+        "first token": _at(run.first_token_at),
+        "cancel asked": _at(run.cancel_requested_at),
+        "finished": _at(run.finished_at),
+    }
+    return (_plain(f"{name:13}{value}") for name, value in fields.items() if value)
+
+
+def _about_attempt(attempt: AttemptRecord) -> str:
+    call = attempt.generation
+    took = f"{(attempt.ended_at - attempt.started_at).total_seconds():.1f} s" if attempt.ended_at else "so far"
+    parts = [
+        f"attempt {attempt.attempt}: {attempt.outcome}",
+        f"{_at(attempt.started_at)}, {took}",
+        attempt.worker,
+        f"{call.provider}/{call.provider_model}" if call.provider else None,
+        call.provider_request_id,
+        _tokens(call.usage),
+        _reason(attempt.error) if attempt.error else None,
+    ]
+    return _plain("  ".join(part for part in parts if part))
+
+
+def _content(run: Run) -> Iterator[str]:
+    for name, value in (("input", run.input), ("output", run.output)):
+        yield _plain(f"{name:13}{json.dumps(value, ensure_ascii=False)}")
+
+
+def _because(run: Run) -> str:
+    return _plain(f" ({run.error['code']})") if run.error else ""
+
+
+def _reason(error: Mapping[str, str]) -> str:
+    return f"{error['code']}: {error['message']}"
+
+
+def _tokens(usage: Usage | None) -> str | None:
+    if usage is None:
+        return None
+    about = "about " if usage.estimated else ""
+    return f"{about}{usage.input_tokens} + {usage.output_tokens} tokens"
+
+
+def _at(moment: datetime | None) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S}" if moment else ""
+
+
+def _plain(text: str) -> str:
+    """What others wrote must not steer the operator's terminal."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
