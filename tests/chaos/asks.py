@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
 
-from tests.chaos.models import KINDS, Kind, draw_kinds
+from tests.chaos.models import KINDS, Kind
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,10 @@ class Ask:
         return Random(f"{self.seed} {self.number} {purpose}")
 
 
-def draw_asks(seed: int, count: int) -> Iterator[Ask]:
+def draw_asks(seed: int, kinds: Iterable[str]) -> Iterator[Ask]:
+    """One for each of the kinds, which are names in `KINDS`."""
     random = Random(f"{seed} asks")
-    for number, name in enumerate(draw_kinds(random, count)):
+    for number, name in enumerate(kinds):
         keyed = random.random() < 0.6
         yield Ask(
             number=number,

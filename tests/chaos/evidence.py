@@ -22,6 +22,11 @@ select id, status, attempt, max_attempts, worker, finished_at, idempotency_key, 
        cancel_requested_at, (metadata ->> 'ask')::int as ask
   from runs
 """
+_ATTEMPTS = """
+select run_id, attempt, outcome, extract(epoch from started_at)::float as began, ended_at
+  from attempts
+ order by run_id, attempt
+"""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Key:
 class Evidence:
     told: list[Told]
     runs: list[asyncpg.Record]
+    attempts: list[asyncpg.Record]
     calls: list[dict[str, Any]]
     calls_made: int
     provider: dict[str, Any]
@@ -57,6 +63,7 @@ async def gather(stage: Stage, told: list[Told]) -> Evidence:
     return Evidence(
         told=told,
         runs=runs,
+        attempts=await _rows(stage, _ATTEMPTS),
         calls=record["calls"],
         calls_made=record["made"],
         provider=_provider(stage, "stats"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -117,22 +118,58 @@ def _ended_once(run: asyncpg.Record) -> Iterator[Wrong]:
         yield Wrong("twice", f"{run['id']} is {run['status']} and its transcript has {types}")
 
 
-# Billing: no attempt asks the provider twice.
+# Attempts: each has one row that is closed, and asks the provider once.
 
 
 def _billed(evidence: Evidence) -> Iterator[Wrong]:
     if evidence.calls_made != len(evidence.calls):
         yield Wrong("billed", f"of {evidence.calls_made} calls only {len(evidence.calls)} are on record")
-    calls = Counter(call["asked"] for call in evidence.calls)
-    attempts: Counter[int] = Counter()
+    calls: dict[str, list[float]] = defaultdict(list)
+    for call in evidence.calls:
+        calls[call["asked"]].append(call["began"])
+    attempts: dict[str, list[asyncpg.Record]] = defaultdict(list)
+    for attempt in evidence.attempts:
+        attempts[attempt["run_id"]].append(attempt)
+    runs: dict[int, list[asyncpg.Record]] = defaultdict(list)
     for run in evidence.runs:
-        attempts[run["ask"]] += run["attempt"]
+        runs[run["ask"]].append(run)
+        yield from _accounted(run, attempts[run["id"]])
     for told in evidence.told:
-        made = calls.pop(told.ask.prompt, 0)
-        if made > attempts[told.ask.number]:
-            yield Wrong("billed", f"{told.ask.model} {told.run_id}: {made} calls, {attempts[told.ask.number]} attempts")
-    for prompt, made in calls.items():
-        yield Wrong("billed", f"{made} calls for {prompt!r}, which nobody asked")
+        made = [attempt for run in runs[told.ask.number] for attempt in attempts[run["id"]]]
+        yield from _called_once_each(told, made, calls.pop(told.ask.prompt, []))
+    for prompt, began in calls.items():
+        yield Wrong("billed", f"{len(began)} calls for {prompt!r}, which nobody asked")
+
+
+def _accounted(run: asyncpg.Record, attempts: list[asyncpg.Record]) -> Iterator[Wrong]:
+    """An end that no worker wrote takes a number that has no row."""
+    outcomes = [attempt["outcome"] for attempt in attempts]
+    where = f"{run['id']} ({run['status']} at attempt {run['attempt']})"
+    if [attempt["attempt"] for attempt in attempts] not in _numbered(run["attempt"]):
+        yield Wrong("differs", f"{where} has the attempts {[attempt['attempt'] for attempt in attempts]}")
+    if "running" in outcomes or any(attempt["ended_at"] is None for attempt in attempts):
+        yield Wrong("left over", f"{where} has an attempt that goes on: {outcomes}")
+    if len(attempts) == run["attempt"] and outcomes[-1:] != [run["status"]]:
+        yield Wrong("differs", f"{where} has attempts that ended otherwise: {outcomes}")
+    if set(outcomes[:-1]) & ENDED:
+        yield Wrong("twice", f"{where} went on after an attempt that ended it: {outcomes}")
+
+
+def _numbered(last: int) -> list[list[int]]:
+    return [list(range(1, last + 1)), list(range(1, last))]
+
+
+def _called_once_each(told: Told, attempts: list[asyncpg.Record], calls: list[float]) -> Iterator[Wrong]:
+    """An attempt that lapsed may belong to a worker that stood still and calls late: it is counted, not timed."""
+    where = f"{told.ask.model} {told.run_id}"
+    if len(calls) > len(attempts):
+        yield Wrong("billed", f"{where}: {len(calls)} calls in {len(attempts)} attempts")
+    if all(attempt["outcome"] != "lapsed" for attempt in attempts):
+        beginnings = sorted(attempt["began"] for attempt in attempts)
+        in_each = Counter(bisect_right(beginnings, began) for began in calls)
+        for number, count in in_each.items():
+            if count > 1 and len(told.run_ids) == 1 and not told.unanswered:
+                yield Wrong("billed", f"{where}: {count} calls in attempt {number}")
 
 
 # What is left.

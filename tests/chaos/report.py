@@ -22,6 +22,7 @@ class Report:
     faults: Counter[str]
     figures: dict[str, int]
     ends: Counter[str]
+    outcomes: Counter[str]
     answers: Counter[str]
 
     @classmethod
@@ -42,7 +43,7 @@ class Report:
             "with an idempotency key": sum(told.ask.key is not None for told in evidence.told),
             "runs accepted": sum(len(told.run_ids) for told in evidence.told),
             "runs": len(evidence.runs),
-            "attempts": sum(run["attempt"] for run in evidence.runs),
+            "attempts": len(evidence.attempts),
             "calls to the provider": evidence.calls_made,
             "cancels": sum(told.cancelled for told in evidence.told),
             "readers": len(readings),
@@ -57,6 +58,7 @@ class Report:
             wrongs=wrongs,
             faults=faults,
             figures=figures,
+            outcomes=Counter(attempt["outcome"] for attempt in evidence.attempts),
             ends=Counter(_end(run) for run in evidence.runs),
             answers=sum((told.seen for told in evidence.told), Counter()),
         )
@@ -71,6 +73,7 @@ class Report:
             f"seed {self.seed}, {self.seconds:.0f} s, all ended {self.drained_in:.1f} s after the last client",
             *_counted("", self.figures),
             *_counted("ended ", self.ends),
+            *_counted("attempts ", self.outcomes),
             *_counted("", self.answers),
             *_counted("fault: ", self.faults),
             f"  clients that were not done in time: {self.unfinished}",

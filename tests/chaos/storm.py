@@ -14,6 +14,7 @@ from tests.chaos.asks import draw_asks
 from tests.chaos.clients import Clients, Told
 from tests.chaos.evidence import gather, unended
 from tests.chaos.faults import FAULTS, Fault, named
+from tests.chaos.models import draw_kinds
 from tests.chaos.oracle import judge
 from tests.chaos.report import Report
 from tests.chaos.stage import Stage, standing
@@ -38,7 +39,7 @@ class Storm:
         self, *, seed: int, runs: int, rate: float, tell: Callable[[str], None], keep: Path | None = None
     ) -> None:
         self._seed = seed
-        self._asks = list(draw_asks(seed, runs))
+        self._asks = list(draw_asks(seed, draw_kinds(Random(f"{seed} kinds"), runs)))
         self._rate = rate
         self._tell = tell
         self._keep = keep

@@ -1,0 +1,10 @@
+"""The short form of the soak."""
+
+from __future__ import annotations
+
+from tests.chaos.soak import Soak
+
+
+async def test_memory_stays_flat_while_fifty_streams_are_created_read_and_cancelled() -> None:
+    soaked = await Soak(seed=1, seconds=50, streams=50, tell=print).run()
+    assert soaked.flat, str(soaked)
