@@ -54,7 +54,8 @@ class _Process:
         url, timeout = settings.database_url.get_secret_value(), settings.database_timeout
         self._engine = connect(url, pool_size=settings.database_pool, timeout=timeout)
         # Its own connection: a lease that waited behind the runs could lapse because they are many.
-        self._lease_engine = connect(url, pool_size=1, timeout=timeout)
+        # A renewal that takes longer than the lease is of no use.
+        self._lease_engine = connect(url, pool_size=1, timeout=min(timeout, settings.lease))
         self._redis = redis_client(settings)
         self._waiting = redis_client(settings, waiting=True)
         self._providers = {name: build(config) for name, config in provider_configs(settings).items()}
@@ -77,7 +78,12 @@ class _Process:
             leases, self._id, socket.gethostname(), duration=settings.lease, interval=settings.lease_interval
         )
         self._sweep = Sweep(
-            store=store, leases=leases, jobs=jobs, token_log=self._token_log, interval=settings.sweep_interval
+            store=store,
+            leases=leases,
+            jobs=jobs,
+            token_log=self._token_log,
+            interval=settings.sweep_interval,
+            steady=lambda: self._lease.steady,
         )
 
     async def run(self) -> None:

@@ -1,6 +1,7 @@
 """One lease a process, for all the runs that it writes."""
 
 import asyncio
+import time
 from typing import Protocol
 
 import structlog
@@ -32,7 +33,8 @@ class Lease:
 
     A renewal answers what this worker still holds, so one that was stopped and woke up again learns at once what
     was taken from it, and lets go of what it holds without knowing: a claim whose answer was lost, an end that could
-    not be written. While Postgres does not answer the runs go on: nobody else can take them either.
+    not be written. While Postgres does not answer the runs go on: nobody else can take them either, and once it
+    answers again they are left alone (`steady`) until every worker has had time to renew its lease.
     """
 
     def __init__(self, store: LeaseStore, worker: str, host: str, *, duration: float, interval: float) -> None:
@@ -41,10 +43,27 @@ class Lease:
         self._host = host
         self._duration = duration
         self._interval = interval
+        self._renewed: float | None = None
+        self._steady_since = float("-inf")
+
+    @property
+    def steady(self) -> bool:
+        """Whether Postgres has answered all along, so that a worker whose lease has lapsed is one that is lost.
+
+        Where our own renewals have had a gap in which another's lease could lapse, so may theirs: it was Postgres
+        that was away.
+        """
+        now = time.monotonic()
+        return not self._gap(now) and now - self._steady_since >= 2 * self._duration
 
     async def take(self) -> None:
         """Hold the lease before the first run is claimed. Raises Unavailable."""
-        await self._store.renew(self._worker, self._host, self._duration)
+        try:
+            await self._store.renew(self._worker, self._host, self._duration)
+        except Unavailable:
+            self._steady_since = time.monotonic()
+            raise
+        self._renewed = time.monotonic()
 
     async def keep(self, holder: Holder) -> None:
         """Renew until cancelled."""
@@ -53,12 +72,23 @@ class Lease:
             written = holder.written()
             try:
                 held = await self._store.renew(self._worker, self._host, self._duration)
+                self._note_renewal()
                 reached(Point.LEASE_RENEWED)
                 for run_id, attempt, _ in holder.reconcile(written, held):
                     if await self._store.let_go(self._worker, run_id, attempt):
                         log.warning("run_let_go", run_id=run_id, attempt=attempt)
             except Unavailable as error:
                 log.warning("lease_not_renewed", error=error.message)
+
+    def _note_renewal(self) -> None:
+        now = time.monotonic()
+        if self._gap(now):
+            self._steady_since = now
+        self._renewed = now
+
+    def _gap(self, now: float) -> bool:
+        longest = max(self._duration - self._interval, 2 * self._interval)
+        return self._renewed is None or now - self._renewed > longest
 
     async def release(self) -> None:
         """Let others take up at once what is still held."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 from redis.exceptions import RedisError
@@ -33,13 +33,22 @@ class Sweep:
     """Runs in every worker. Each change is guarded, so sweeps side by side do nothing twice."""
 
     def __init__(
-        self, *, store: RunStore, leases: LeaseStore, jobs: JobQueue, token_log: TokenLog, interval: float
+        self,
+        *,
+        store: RunStore,
+        leases: LeaseStore,
+        jobs: JobQueue,
+        token_log: TokenLog,
+        interval: float,
+        steady: Callable[[], bool],
     ) -> None:
+        """`steady` says whether a lapsed lease is to be taken for a lost worker's now."""
         self._store = store
         self._leases = leases
         self._jobs = jobs
         self._log = token_log
         self._interval = interval
+        self._steady = steady
 
     async def run(self) -> None:
         """Sweep every `interval` seconds until cancelled."""
@@ -59,7 +68,7 @@ class Sweep:
 
     async def _take_up_lapsed(self) -> None:
         lapsed = await self._store.lapsed(_LIMIT)
-        if not lapsed:
+        if not lapsed or not self._steady():
             return
         SWEEPS_FOUND.labels("lapsed").inc()
         characters = await self._said(lapsed)

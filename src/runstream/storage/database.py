@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from inspect import signature
+from typing import Any
 
 import asyncpg
 import orjson
+from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -40,7 +42,7 @@ def connect(url: str, *, pool_size: int, timeout: float) -> AsyncEngine:
 
     `timeout`, in seconds, bounds the wait for a connection, for connecting, and for a statement.
     """
-    return create_async_engine(
+    engine = create_async_engine(
         asyncpg_url(url),
         pool_size=pool_size,
         max_overflow=0,
@@ -52,6 +54,14 @@ def connect(url: str, *, pool_size: int, timeout: float) -> AsyncEngine:
         json_deserializer=orjson.loads,
         connect_args={"timeout": timeout, "command_timeout": timeout},
     )
+    event.listen(engine.sync_engine, "checkout", _refuse_closed)
+    return engine
+
+
+def _refuse_closed(connection: Any, _record: object, _proxy: object) -> None:
+    """Have the pool open another connection in place of one that the server has closed: at no round trip."""
+    if connection.driver_connection.is_closed():
+        raise DisconnectionError
 
 
 async def open_pool(engine: AsyncEngine, connections: int) -> None:
@@ -77,6 +87,11 @@ def answering() -> Iterator[None]:
         if not unreachable(error):
             raise
         raise Unavailable("The database does not answer: try again shortly.", retry_after=1) from error
+
+
+def connection_lost(error: Unavailable) -> bool:
+    """Whether the connection broke while a statement was under way: it may have been done, or not."""
+    return isinstance(error.__cause__, DBAPIError) and error.__cause__.connection_invalidated
 
 
 def unreachable(error: DBAPIError) -> bool:

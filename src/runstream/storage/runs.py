@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 from sqlalchemy import Executable, Row, Select, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from runstream.domain.errors import Unavailable
 from runstream.domain.run import UNKNOWN, AttemptRecord, Claim, Ending, Generation, Outcome, Request, Run, Status
 from runstream.domain.transcript import Transcript
 from runstream.domain.usage import Usage
 from runstream.storage import statements
-from runstream.storage.database import answering
+from runstream.storage.database import answering, connection_lost
 from runstream.storage.tables import runs
 
 
@@ -74,7 +75,10 @@ class RunStore:
         idempotency_key: str | None = None,
         body_hash: bytes | None = None,
     ) -> Inserted:
-        """Make the run; or, where its user has used the idempotency key before, find the one made then."""
+        """Make the run; or, where its user has used the idempotency key before, find the one made then.
+
+        Where the connection breaks meanwhile it is asked again: if the first try was done, it is found by its id.
+        """
         values = {
             "id": run_id,
             "tenant": tenant,
@@ -92,10 +96,13 @@ class RunStore:
             "idempotency_key": idempotency_key,
             "idempotency_hash": body_hash,
         }
-        rows = await self._rows(statements.INSERT, **values)
+        rows = await self._rows_though_lost(statements.INSERT, **values)
+        if not rows and idempotency_key is None:
+            rows = await self._rows(statements.GET, tenant=tenant, run_id=run_id)
         if rows:
             return Inserted(_run(rows[0]), None)
-        return _earlier(await self._rows(statements.EARLIER, tenant=tenant, user=user, key=idempotency_key), body_hash)
+        found = _earlier(await self._rows(statements.EARLIER, tenant=tenant, user=user, key=idempotency_key), body_hash)
+        return Inserted(found.run, None) if found.run.id == run_id else found
 
     async def earlier(self, tenant: str, user: str, idempotency_key: str, body_hash: bytes | None) -> Inserted | None:
         """The run that the user made with this idempotency key."""
@@ -258,6 +265,15 @@ class RunStore:
         with answering():
             async with self._engine.connect() as connection:
                 return (await connection.execute(statement, values)).all()
+
+    async def _rows_though_lost(self, statement: Executable, **values: Any) -> Sequence[Row[*tuple[Any, ...]]]:
+        """Ask a second time where the connection broke: for what may be done twice."""
+        try:
+            return await self._rows(statement, **values)
+        except Unavailable as error:
+            if not connection_lost(error):
+                raise
+            return await self._rows(statement, **values)
 
     async def _changed(self, statement: Executable, **values: Any) -> bool:
         return bool(await self._rows(statement, **values))

@@ -22,15 +22,7 @@ _WAS: BindParameter[str] = bindparam("was")
 _EXPECTED: BindParameter[int] = bindparam("expected_attempt")
 _SECONDS = bindparam("seconds", type_=Interval)
 
-INSERT = (
-    upsert(runs)
-    .values(enqueued_at=func.now())
-    .on_conflict_do_nothing(
-        index_elements=[runs.c.tenant, runs.c.user_id, runs.c.idempotency_key],
-        index_where=runs.c.idempotency_key.is_not(None),
-    )
-    .returning(*SHOWN)
-)
+INSERT = upsert(runs).values(enqueued_at=func.now()).on_conflict_do_nothing().returning(*SHOWN)
 EARLIER = select(*SHOWN, runs.c.idempotency_hash).where(
     runs.c.tenant == bindparam("tenant"),
     runs.c.user_id == bindparam("user"),
