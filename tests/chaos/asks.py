@@ -27,6 +27,8 @@ class Ask:
     late: bool
     """One more reader comes once the run has ended."""
     cancel_after: float | None
+    again: bool
+    """A run that a reader saw fail, or be cancelled, is tried again."""
 
     @property
     def kind(self) -> Kind:
@@ -57,4 +59,5 @@ def draw_asks(seed: int, kinds: Iterable[str]) -> Iterator[Ask]:
             readers=random.choice((0, 1, 1, 1, 2)),
             late=random.random() < 0.1,
             cancel_after=random.uniform(0, 2) if random.random() < 0.12 else None,
+            again=random.random() < 0.4,
         )

@@ -14,6 +14,7 @@ from tests.chaos.models import said
 from tests.viewer import Viewer
 
 ENDED = frozenset({"completed", "failed", "cancelled"})
+UNDONE = frozenset({"run.failed", "run.cancelled"})
 FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
 TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=2, sock_read=5)
 """A heartbeat comes every second: silence that is longer means that the process has gone."""
@@ -31,6 +32,7 @@ class Told:
     ends: set[str] = field(default_factory=set)
     """Statuses in which the run was said to have ended."""
     cancelled: bool = False
+    tried_again: bool = False
     readings: list[Viewer] = field(default_factory=list)
     wrongs: list[str] = field(default_factory=list)
     """What no server that keeps its promises says."""
@@ -73,6 +75,8 @@ class Clients:
                 *(self._read(told, reading, ask.random(f"reader {n}")) for n, reading in enumerate(readings)),
                 self._cancel(told),
             )
+            if ask.again and any(reading.end and reading.end[0] in UNDONE for reading in readings):
+                await self._try_again(told)
             if ask.late:
                 told.readings.append(Viewer(self._key, ""))
                 await self._read(told, told.readings[-1], ask.random("late"))
@@ -135,6 +139,27 @@ class Clients:
             except FAILURES:
                 told.seen["cancel unanswered"] += 1
             await asyncio.sleep(random.uniform(*PAUSE))
+
+    async def _try_again(self, told: Told) -> None:
+        """Until it is answered; then the readers go on from the end that they know to the one that is to come."""
+        told.tried_again = True
+        told.ends.clear()
+        random = told.ask.random("again")
+        while not told.wrongs:
+            url = f"{random.choice(self._urls)}/v1/runs/{told.run_id}/retry"
+            try:
+                async with self._http.post(url) as answer:
+                    told.seen[f"retry {answer.status}"] += 1
+                    if answer.status in {202, 409}:  # the latter where an answer was lost on its way
+                        break
+                    if answer.status != 503:
+                        told.wrongs.append(f"a retry was answered {answer.status}: {(await answer.text())[:200]}")
+            except FAILURES:
+                told.seen["retry unanswered"] += 1
+            await asyncio.sleep(random.uniform(*PAUSE))
+        for reading in told.readings:
+            reading.end = None
+        await asyncio.gather(*(self._read(told, reading, random) for reading in told.readings))
 
     async def _read(self, told: Told, reading: Viewer, random: Random) -> None:
         """One response after another, to the run's end or the first wrong."""

@@ -133,25 +133,26 @@ def _billed(evidence: Evidence) -> Iterator[Wrong]:
     runs: dict[int, list[asyncpg.Record]] = defaultdict(list)
     for run in evidence.runs:
         runs[run["ask"]].append(run)
-        yield from _accounted(run, attempts[run["id"]])
     for told in evidence.told:
+        for run in runs[told.ask.number]:
+            yield from _accounted(told, run, attempts[run["id"]])
         made = [attempt for run in runs[told.ask.number] for attempt in attempts[run["id"]]]
         yield from _called_once_each(told, made, calls.pop(told.ask.prompt, []))
     for prompt, began in calls.items():
         yield Wrong("billed", f"{len(began)} calls for {prompt!r}, which nobody asked")
 
 
-def _accounted(run: asyncpg.Record, attempts: list[asyncpg.Record]) -> Iterator[Wrong]:
+def _accounted(told: Told, run: asyncpg.Record, attempts: list[asyncpg.Record]) -> Iterator[Wrong]:
     """An end that no worker wrote takes a number that has no row."""
     outcomes = [attempt["outcome"] for attempt in attempts]
     where = f"{run['id']} ({run['status']} at attempt {run['attempt']})"
-    if [attempt["attempt"] for attempt in attempts] not in _numbered(run["attempt"]):
+    if not told.tried_again and [attempt["attempt"] for attempt in attempts] not in _numbered(run["attempt"]):
         yield Wrong("differs", f"{where} has the attempts {[attempt['attempt'] for attempt in attempts]}")
     if "running" in outcomes or any(attempt["ended_at"] is None for attempt in attempts):
         yield Wrong("left over", f"{where} has an attempt that goes on: {outcomes}")
-    if len(attempts) == run["attempt"] and outcomes[-1:] != [run["status"]]:
+    if attempts and attempts[-1]["attempt"] == run["attempt"] and outcomes[-1:] != [run["status"]]:
         yield Wrong("differs", f"{where} has attempts that ended otherwise: {outcomes}")
-    if set(outcomes[:-1]) & ENDED:
+    if set(outcomes[:-1]) & ({"completed"} if told.tried_again else ENDED):
         yield Wrong("twice", f"{where} went on after an attempt that ended it: {outcomes}")
 
 
