@@ -20,5 +20,7 @@ FENCED = Counter("runstream_attempts_fenced_total", "Attempts stopped because a 
 LAPSED = Counter("runstream_leases_lapsed_total", "Runs taken from a worker whose lease ran out.")
 STRANDED = Counter("runstream_runs_enqueued_again_total", "Queued runs that the sweep enqueued again.")
 SWEEPS_FOUND = Counter("runstream_sweeps_found_total", "Sweeps that found runs left behind.", ["as"])
+ENDS_HELD = Counter("runstream_ends_held_total", "Ends that were held because Postgres did not take them at once.")
+NOT_ENQUEUED = Counter("runstream_jobs_not_enqueued_total", "Jobs that Redis did not take: the sweep enqueues them.")
 TRIED_AGAIN = Counter("runstream_runs_tried_again_total", "Ended runs that were queued again as somebody asked.")
 RETRIED = Counter("runstream_attempts_retried_total", "Attempts given up for another one.", ["reason"])

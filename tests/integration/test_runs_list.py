@@ -129,3 +129,13 @@ async def test_filters_and_pages_go_together(unworked):
         if number % 2 == 0:
             wanted.append(run)
     assert await every_page(unworked, limit=2, subject_type="even", status="queued", user="ada") == wanted[::-1]
+
+
+async def test_a_list_of_failed_runs_says_why_each_one_failed(caller):
+    refused, broken = await caller.create("status:400"), await caller.create("malformed:1")
+    ended = {run_id: await caller.ended(run_id) for run_id in (refused, broken)}
+    await caller.ended(await caller.create("sim:1"))
+    listed = (await caller.http.get("/v1/runs", params={"status": "failed"})).json()["data"]
+    assert {run["id"]: run["error"] for run in listed} == {run_id: run["error"] for run_id, run in ended.items()}
+    assert {run["error"]["code"] for run in listed} == {"provider_refused", "provider_protocol_error"}
+    assert all(run["error"]["message"] for run in listed)

@@ -22,7 +22,7 @@ from runstream.domain.run import Claim, Ending, Generation, Outcome, Status
 from runstream.domain.usage import estimate
 from runstream.features.base import Feature
 from runstream.gateway.generate import Gateway
-from runstream.metrics import FENCED, FIRST_TOKEN, QUEUE_WAIT, RETRIED, RUNNING
+from runstream.metrics import FENCED, FIRST_TOKEN, NOT_ENQUEUED, QUEUE_WAIT, RETRIED, RUNNING
 from runstream.providers.base import Finished, Opened, Piece, TextDelta
 from runstream.queue.enqueue import JobQueue
 from runstream.runs.attempt import Attempt, Stop
@@ -214,6 +214,7 @@ class Execute:
         try:
             await self._jobs.enqueue(claim.run_id, claim.attempt, claim.queue, delay=delay)
         except (RedisError, OSError, TimeoutError) as lost:
+            NOT_ENQUEUED.inc()
             log.warning("job_not_enqueued", error=type(lost).__name__)
 
     async def _end(self, attempt: Attempt, status: Status, error: Mapping[str, Any] | None = None) -> None:

@@ -15,7 +15,7 @@ from runstream.domain.errors import Unavailable
 from runstream.domain.run import Ending, Generation, Run, Status
 from runstream.domain.transcript import Transcript
 from runstream.domain.usage import Usage, estimate
-from runstream.metrics import ENDED
+from runstream.metrics import ENDED, ENDS_HELD
 from runstream.storage.runs import RunStore
 from runstream.stream.log import Append, TokenLog
 
@@ -72,6 +72,7 @@ async def settle(store: RunStore, run_id: str, ending: Ending) -> bool:
                 return False
             break
         except Unavailable as error:
+            ENDS_HELD.inc(0 if asked_before else 1)
             asked_before = True
             log.warning("end_not_written", run_id=run_id, error=error.message)
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311

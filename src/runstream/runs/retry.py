@@ -7,7 +7,7 @@ from redis.exceptions import RedisError
 
 from runstream.domain.errors import Conflict, NotFound
 from runstream.domain.run import Run, Status
-from runstream.metrics import TRIED_AGAIN
+from runstream.metrics import NOT_ENQUEUED, TRIED_AGAIN
 from runstream.queue.enqueue import JobQueue
 from runstream.runs.backlog import Backlog
 from runstream.storage.runs import RunStore
@@ -47,6 +47,7 @@ class Retry:
         try:
             await self._jobs.enqueue(run.id, run.attempt, run.queue)
         except (RedisError, OSError, TimeoutError) as error:  # the sweep does it
+            NOT_ENQUEUED.inc()
             log.warning("job_not_enqueued", run_id=run.id, error=type(error).__name__)
 
 

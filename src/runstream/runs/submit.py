@@ -16,7 +16,7 @@ from runstream.domain.ids import new_id
 from runstream.domain.run import Request, Run
 from runstream.features.base import Feature
 from runstream.gateway.routes import Routes
-from runstream.metrics import ACCEPTED
+from runstream.metrics import ACCEPTED, NOT_ENQUEUED
 from runstream.queue.enqueue import JobQueue
 from runstream.runs.backlog import Backlog
 from runstream.storage.runs import Inserted, RunStore
@@ -104,6 +104,7 @@ class Submit:
         try:
             await self._jobs.enqueue(run.id, run.attempt, self._queue)
         except (RedisError, OSError, TimeoutError) as error:
+            NOT_ENQUEUED.inc()
             log.warning("job_not_enqueued", run_id=run.id, error=type(error).__name__)
 
     def _request(self, asked: Asked) -> Request:
