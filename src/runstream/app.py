@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from runstream import __version__
 from runstream.api import errors, events, operations, runs
 from runstream.api.auth import KeyCheck
-from runstream.api.context import CheckedBody, RequestContext
+from runstream.api.context import CheckedBody, RequestContext, Shortcut
 from runstream.api.documents import describe
 from runstream.api.services import Services
 from runstream.connections import open_log, redis_client
@@ -53,7 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
                 relay.cancel()
                 await asyncio.wait([relay])
 
-    app = FastAPI(
+    app = Shortcut(
         title="Runstream",
         version=__version__,
         summary="Runs LLM generations for an application and never loses one.",

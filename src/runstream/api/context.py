@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 import structlog
+from fastapi import FastAPI
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
@@ -26,10 +27,23 @@ _DEPTH = 64
 """Levels of nesting that a body may have."""
 _LONG_NUMBER = re.compile(rb"[0-9]{17}")
 
-SERVER_SEND = "runstream.send"
-"""Where a request's scope keeps the server's own `send`: for answers of many parts, past what stands around it."""
+_SERVER_SEND = "runstream.send"
 
 log = structlog.get_logger(__name__)
+
+
+class Shortcut(FastAPI):
+    """Lets an answer of many parts past all that stands around a request."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[_SERVER_SEND] = send
+        await super().__call__(scope, receive, send)
+
+
+def server_send(scope: Scope) -> Send:
+    """The server's own `send`, for what follows an answer's head."""
+    send: Send = scope[_SERVER_SEND]
+    return send
 
 
 class RequestContext:
@@ -43,7 +57,6 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
-        scope[SERVER_SEND] = send
         request_id = given if _REQUEST_ID.fullmatch(given) else new_id("req")
         status = 0
 

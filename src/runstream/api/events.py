@@ -8,7 +8,7 @@ from contextlib import aclosing
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
-from runstream.api.context import SERVER_SEND
+from runstream.api.context import server_send
 from runstream.domain.events import Event
 from runstream.metrics import RELAYED_EVENTS
 from runstream.stream.log import Entry, encode
@@ -46,7 +46,7 @@ class EventStream(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         # The pump has a task of its own: waking it for a token goes through no frame of what stands around a request.
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._pump(scope[SERVER_SEND]))
+            tasks.create_task(self._pump(server_send(scope)))
             await _over(receive)
             self._reader.stop()
 
