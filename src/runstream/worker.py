@@ -63,7 +63,10 @@ class _Process:
         leases = LeaseStore(self._lease_engine)
         self._jobs = jobs = JobQueue(self._redis, timeout=settings.redis_timeout)
         self._token_log = open_log(settings, self._waiting)
-        self._write_loop = WriteLoop(self._token_log)
+        self._lease = Lease(
+            leases, self._id, socket.gethostname(), duration=settings.lease, interval=settings.lease_interval
+        )
+        self._write_loop = WriteLoop(self._token_log, self._lease.holds)
         self._execute = Execute(
             worker=self._id,
             store=store,
@@ -73,9 +76,6 @@ class _Process:
             features=FEATURES,
             retry_delays=settings.retry_delays,
             max_output_chars=settings.max_output_chars,
-        )
-        self._lease = Lease(
-            leases, self._id, socket.gethostname(), duration=settings.lease, interval=settings.lease_interval
         )
         self._sweep = Sweep(
             store=store,

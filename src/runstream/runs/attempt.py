@@ -61,6 +61,11 @@ class Attempt:
     def tries(self, target: Target) -> None:
         self.target = target
 
+    def lose(self) -> None:
+        """Stop, and put nothing back: the run is not this worker's any more."""
+        self.writer.taken = True
+        self.stop(Stop.FENCED)
+
     def first_token(self) -> None:
         reached(Point.FIRST_TOKEN)
         self.first_token_at = datetime.now(UTC)

@@ -98,7 +98,7 @@ class Execute:
         for key in written:
             if attempt := self._attempts.get(key):
                 if key not in still_held:
-                    attempt.stop(Stop.FENCED)
+                    attempt.lose()
                 elif still_held[key]:
                     attempt.stop(Stop.CANCELLED)
         return [run for run in held if (run[0], run[1]) not in self._attempts and run[0] not in self._claiming]

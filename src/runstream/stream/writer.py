@@ -35,6 +35,8 @@ class Writer:
         self.transcript = Transcript(attempt)
         self.sent = 0
         self.fenced = False
+        self.taken = False
+        """The worker has lost the run: its log is not begun, nor put back, by this writer."""
         self._loop = loop
         self._on_fenced = on_fenced
         self._settled: asyncio.Event | None = None
@@ -92,8 +94,10 @@ class WriteLoop:
     and what a call costs here, in Redis and in each API process is shared by their tokens.
     """
 
-    def __init__(self, token_log: TokenLog) -> None:
+    def __init__(self, token_log: TokenLog, lease_holds: Callable[[], bool] = lambda: True) -> None:
+        """A log that is empty cannot refuse an older attempt: one is begun or put back only while the lease holds."""
         self._log = token_log
+        self._lease_holds = lease_holds
         self._open = 0
         self._waiting: dict[Writer, None] = {}
         self._wake = asyncio.Event()
@@ -130,6 +134,9 @@ class WriteLoop:
 
     async def _send(self) -> None:
         writers = self._next()
+        if not writers:
+            await self._hold_back()
+            return
         batch = [writer.pending() for writer in writers]
         answers = await self._log.append(batch)
         appended = 0
@@ -146,12 +153,21 @@ class WriteLoop:
         if any(answer.outcome is Outcome.REFUSED for answer in answers):
             raise ResponseError("Redis did not take an entry")
 
+    async def _hold_back(self) -> None:
+        """Nobody may send: those who want to wait for the lease."""
+        if self._waiting:
+            await asyncio.sleep(_PAUSE[0])
+        else:
+            self._wake.clear()
+
     def _next(self) -> list[Writer]:
         writers: list[Writer] = []
         room = _POSITIONS
         for writer in self._waiting:
             if room <= 0 or len(writers) == _BATCH:
                 break
+            if writer.sent == 0 and (writer.taken or not self._lease_holds()):
+                continue
             writers.append(writer)
             room -= writer.transcript.end - writer.sent
         return writers
