@@ -33,15 +33,11 @@ class Lease:
 
     A renewal answers what this worker still holds, so one that was stopped and woke up again learns at once what
     was taken from it, and lets go of what it holds without knowing: a claim whose answer was lost, an end that could
-<<<<<<< HEAD
     not be written. While Postgres does not answer the runs go on: nobody else can take them either, and once it
     answers again they are left alone (`steady`) until every worker has had time to renew its lease.
-=======
-    not be written. While Postgres does not answer the runs go on: nobody else can take them either.
 
     `holds` is this process's own view of it, by a clock that goes on while the process stands still: it errs on the
     side of having lapsed.
->>>>>>> 6940b2c (wip)
     """
 
     def __init__(self, store: LeaseStore, worker: str, host: str, *, duration: float, interval: float) -> None:
@@ -50,9 +46,9 @@ class Lease:
         self._host = host
         self._duration = duration
         self._interval = interval
-<<<<<<< HEAD
         self._renewed: float | None = None
         self._steady_since = float("-inf")
+        self._until = 0.0
 
     @property
     def steady(self) -> bool:
@@ -64,17 +60,6 @@ class Lease:
         now = time.monotonic()
         return not self._gap(now) and now - self._steady_since >= 2 * self._duration
 
-    async def take(self) -> None:
-        """Hold the lease before the first run is claimed. Raises Unavailable."""
-        try:
-            await self._store.renew(self._worker, self._host, self._duration)
-        except Unavailable:
-            self._steady_since = time.monotonic()
-            raise
-        self._renewed = time.monotonic()
-=======
-        self._until = 0.0
-
     def holds(self) -> bool:
         """Whether a renewal was answered, and has had its effect, and has not run out since it was asked for."""
         return time.monotonic() < self._until
@@ -82,29 +67,35 @@ class Lease:
     async def take(self) -> None:
         """Hold the lease before the first run is claimed. Raises Unavailable."""
         asked = time.monotonic()
-        await self._store.renew(self._worker, self._host, self._duration)
+        try:
+            await self._store.renew(self._worker, self._host, self._duration)
+        except Unavailable:
+            self._steady_since = time.monotonic()
+            raise
+        self._renewed = time.monotonic()
         self._until = asked + self._duration
->>>>>>> 6940b2c (wip)
 
     async def keep(self, holder: Holder) -> None:
         """Renew until cancelled."""
         while True:
             await asyncio.sleep(self._interval)
             try:
-<<<<<<< HEAD
-                held = await self._store.renew(self._worker, self._host, self._duration)
-                self._note_renewal()
-                reached(Point.LEASE_RENEWED)
-                for run_id, attempt, _ in holder.reconcile(written, held):
-=======
                 for run_id, attempt, _ in await self._renew(holder):
->>>>>>> 6940b2c (wip)
                     if await self._store.let_go(self._worker, run_id, attempt):
                         log.warning("run_let_go", run_id=run_id, attempt=attempt)
             except Unavailable as error:
                 log.warning("lease_not_renewed", error=error.message)
 
-<<<<<<< HEAD
+    async def _renew(self, holder: Holder) -> list[Held]:
+        """Answers what is held and not written."""
+        asked, written = time.monotonic(), holder.written()
+        held = await self._store.renew(self._worker, self._host, self._duration)
+        self._note_renewal()
+        reached(Point.LEASE_RENEWED)
+        unwritten = holder.reconcile(written, held)
+        self._until = asked + self._duration
+        return unwritten
+
     def _note_renewal(self) -> None:
         now = time.monotonic()
         if self._gap(now):
@@ -114,16 +105,6 @@ class Lease:
     def _gap(self, now: float) -> bool:
         longest = max(self._duration - self._interval, 2 * self._interval)
         return self._renewed is None or now - self._renewed > longest
-=======
-    async def _renew(self, holder: Holder) -> list[Held]:
-        """Answers what is held and not written."""
-        asked, written = time.monotonic(), holder.written()
-        held = await self._store.renew(self._worker, self._host, self._duration)
-        reached(Point.LEASE_RENEWED)
-        unwritten = holder.reconcile(written, held)
-        self._until = asked + self._duration
-        return unwritten
->>>>>>> 6940b2c (wip)
 
     async def release(self) -> None:
         """Let others take up at once what is still held."""
