@@ -15,9 +15,7 @@ from runstream.domain.run import Status
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 keys = typer.Typer(no_args_is_help=True, help="API keys: create, list, revoke.")
 app.add_typer(keys, name="keys")
-runs = typer.Typer(
-    no_args_is_help=True, help="Runs, straight at the database: list, show, retry, cancel."
-)
+runs = typer.Typer(no_args_is_help=True, help="Runs, straight at the database: list, show, retry, cancel.")
 app.add_typer(runs, name="runs")
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
