@@ -7,7 +7,7 @@ always does so, and no plan may depend on a parameter that could be another.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from itertools import count
+from itertools import count, product
 from typing import Any
 
 import asyncpg
@@ -38,6 +38,9 @@ FILL = f"""
         FROM (SELECT n, CASE n % 1000 WHEN 0 THEN 'queued' WHEN 1 THEN 'running'
                                       ELSE CASE n / 5 % 4 WHEN 3 THEN 'failed' ELSE 'completed' END END AS status
               FROM generate_series(0, {RUNS - 1}) n) AS made;
+    INSERT INTO attempts (run_id, attempt, tenant, worker, outcome, ended_at)
+        SELECT id, attempt, tenant, coalesce(worker, 'worker-1'), status, finished_at FROM runs
+        WHERE status <> 'queued';
     ANALYZE;
 """
 PLAN_ONCE = """
@@ -75,7 +78,8 @@ async def test_a_page_reads_about_the_runs_that_it_shows(engine: AsyncEngine) ->
 
 async def test_each_step_of_a_run_reads_that_run(engine: AsyncEngine) -> None:
     store = RunStore(engine)
-    claimed, running, ending = count(0, 1000), count(1, 1000), Ending(Status.COMPLETED, 1, [])
+    claimed, running, failed = count(0, 1000), count(1, 1000), count(15, 20)
+    ending, again = Ending(Status.COMPLETED, 1, []), {"was": Status.FAILED, "attempt": 1, "reason": "retry"}
     request = Request("chat", "1", "fast", input={}, metadata={})
     made: dict[str, Any] = {"tenant": TENANT, "user": USER, "request": request, "queue": "default", "max_attempts": 3}
     steps: dict[str, Callable[[], Awaitable[Any]]] = {
@@ -86,10 +90,24 @@ async def test_each_step_of_a_run_reads_that_run(engine: AsyncEngine) -> None:
         "cancelled": lambda: store.request_cancel(TENANT, run_id(0)),
         "ended": lambda: store.end(run_id(next(running)), ending, was=Status.RUNNING, attempt=1),
         "queued again": lambda: store.requeue(run_id(next(running)), 1, reason="provider", delay=0),
+        "tried again": lambda: store.retry(run_id(next(failed)), **again),
+        "looked through": lambda: store.attempts(TENANT, run_id(5)),
     }
     for name, step in steps.items():
         assert await step(), name
         assert await rows_read(engine, step) <= 2, name
+
+
+async def test_an_operators_page_reads_what_was_asked_for_since(engine: AsyncEngine) -> None:
+    store, recent, size = RunStore(engine), 2000, 50
+    since = run_id(RUNS - recent)
+    for tenant, status, before in product((None, TENANT), (None, Status.FAILED), (None, run_id(RUNS - 100))):
+
+        async def page(tenant: str | None = tenant, status: Status | None = status, before: str | None = before) -> Any:
+            return await store.newest(tenant=tenant, status=status, since=since, before=before, limit=size)
+
+        assert len(await page()) == size, (tenant, status, before)
+        assert await rows_read(engine, page) <= recent, (tenant, status, before)
 
 
 async def test_the_sweep_and_the_metrics_read_what_has_not_ended(engine: AsyncEngine) -> None:
@@ -112,7 +130,7 @@ def run_id(number: int) -> str:
 
 
 async def rows_read(engine: AsyncEngine, question: Callable[[], Awaitable[Any]]) -> int:
-    """How many rows of `runs` Postgres reads for the answer."""
+    """How many rows of runs and attempts Postgres reads for the answer."""
     before = await rows_read_so_far(engine)
     await question()
     return await rows_read_so_far(engine) - before
@@ -121,5 +139,7 @@ async def rows_read(engine: AsyncEngine, question: Callable[[], Awaitable[Any]])
 async def rows_read_so_far(engine: AsyncEngine) -> int:
     async with engine.connect() as connection:
         await connection.execute(text("SELECT pg_stat_force_next_flush()"))
-        query = text("SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'runs'")
+        query = text(
+            "SELECT sum(seq_tup_read + idx_tup_fetch) FROM pg_stat_user_tables WHERE relname IN ('runs', 'attempts')"
+        )
         return int((await connection.execute(query)).scalar_one())
