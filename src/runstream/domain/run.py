@@ -116,7 +116,7 @@ class AttemptRecord:
     ended_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """A run as its owner sees it; the transcript is read apart.
 
@@ -127,27 +127,27 @@ class Run:
     tenant: str
     user: str
     status: Status
-    attempt: int
+    attempt: int = 0
     max_attempts: int
     queue: str
     feature: str
     prompt_version: str
     model: str
-    provider: str | None
-    provider_model: str | None
-    subject_type: str | None
-    subject_id: str | None
-    input: Mapping[str, Any] | None
-    output: str | None
-    error: Mapping[str, Any] | None
-    finish_reason: str | None
-    usage: Usage | None
-    cost: Decimal | None
-    cached: bool
-    retried_attempt: int | None
+    provider: str | None = None
+    provider_model: str | None = None
+    subject_type: str | None = None
+    subject_id: str | None = None
+    input: Mapping[str, Any] | None = None
+    output: str | None = None
+    error: Mapping[str, Any] | None = None
+    finish_reason: str | None = None
+    usage: Usage | None = None
+    cost: Decimal | None = None
+    cached: bool = False
+    retried_attempt: int | None = None
     metadata: Mapping[str, Any]
     created_at: datetime
-    started_at: datetime | None
-    first_token_at: datetime | None
-    finished_at: datetime | None
-    cancel_requested_at: datetime | None
+    started_at: datetime | None = None
+    first_token_at: datetime | None = None
+    finished_at: datetime | None = None
+    cancel_requested_at: datetime | None = None

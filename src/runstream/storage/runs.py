@@ -15,6 +15,7 @@ from runstream.domain.usage import Usage
 from runstream.storage import statements
 from runstream.storage.database import answering, connection_lost
 from runstream.storage.tables import runs
+from runstream.storage.together import Together
 
 
 class Inserted(NamedTuple):
@@ -62,6 +63,8 @@ class Queued(NamedTuple):
 class RunStore:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        self._inserts = Together(self._insert)
+        self._claims = Together(self._claim)
 
     async def insert(
         self,
@@ -79,7 +82,7 @@ class RunStore:
 
         Where the connection breaks meanwhile it is asked again: if the first try was done, it is found by its id.
         """
-        values = {
+        given = {
             "id": run_id,
             "tenant": tenant,
             "user_id": user,
@@ -94,15 +97,19 @@ class RunStore:
             "status": Status.QUEUED,
             "max_attempts": max_attempts,
             "idempotency_key": idempotency_key,
-            "idempotency_hash": body_hash,
+            "idempotency_hash": None if body_hash is None else f"\\x{body_hash.hex()}",
         }
-        rows = await self._rows_though_lost(statements.INSERT, **values)
-        if not rows and idempotency_key is None:
-            rows = await self._rows(statements.GET, tenant=tenant, run_id=run_id)
-        if rows:
-            return Inserted(_run(rows[0]), None)
+        if created_at := await self._inserts(given):
+            return Inserted(_queued(given, created_at), None)
+        if idempotency_key is None:
+            return Inserted(_run((await self._rows(statements.GET, tenant=tenant, run_id=run_id))[0]), None)
         found = _earlier(await self._rows(statements.EARLIER, tenant=tenant, user=user, key=idempotency_key), body_hash)
         return Inserted(found.run, None) if found.run.id == run_id else found
+
+    async def _insert(self, given: Sequence[Mapping[str, Any]]) -> list[datetime | None]:
+        rows = await self._rows_though_lost(statements.INSERT, new_runs=given)
+        new = {row.id: row.created_at for row in rows}
+        return [new.get(run["id"]) for run in given]
 
     async def earlier(self, tenant: str, user: str, idempotency_key: str, body_hash: bytes | None) -> Inserted | None:
         """The run that the user made with this idempotency key."""
@@ -153,22 +160,15 @@ class RunStore:
 
     async def claim(self, run_id: str, worker: str) -> Claim | None:
         """queued -> running, as the next attempt. None where somebody else was first or the run has ended."""
-        rows = await self._rows(statements.CLAIM, run_id=run_id, by=worker)
-        if not rows:
-            return None
-        row = rows[0]
-        return Claim(
-            run_id=row.id,
-            tenant=row.tenant,
-            attempt=row.attempt,
-            max_attempts=row.max_attempts,
-            queue=row.queue,
-            feature=row.feature,
-            model=row.model,
-            input=row.input,
-            waited=float(row.waited),
-            restart_reason=row.restart_reason,
-        )
+        return await self._claims((run_id, worker))
+
+    async def _claim(self, asked: Sequence[tuple[str, str]]) -> list[Claim | None]:
+        claimed: dict[tuple[str, str], Claim] = {}
+        for worker in {worker for _, worker in asked}:
+            run_ids = [run_id for run_id, by in asked if by == worker]
+            for row in await self._rows(statements.CLAIM, run_ids=run_ids, by=worker):
+                claimed[row.id, worker] = _claimed(row)
+        return [claimed.pop(one, None) for one in asked]  # to one only, if two asked for the same
 
     async def requeue(
         self,
@@ -328,6 +328,41 @@ def _usage(values: Mapping[Any, Any]) -> Usage | None:
     if values["output_tokens"] is None:
         return None
     return Usage(values["input_tokens"], values["output_tokens"], values["cached_tokens"], values["usage_estimated"])
+
+
+def _claimed(row: Row[Any]) -> Claim:
+    return Claim(
+        run_id=row.id,
+        tenant=row.tenant,
+        attempt=row.attempt,
+        max_attempts=row.max_attempts,
+        queue=row.queue,
+        feature=row.feature,
+        model=row.model,
+        input=row.input,
+        waited=float(row.waited),
+        restart_reason=row.restart_reason,
+    )
+
+
+def _queued(given: Mapping[str, Any], created_at: datetime) -> Run:
+    """The run as it was made."""
+    return Run(
+        id=given["id"],
+        tenant=given["tenant"],
+        user=given["user_id"],
+        status=given["status"],
+        max_attempts=given["max_attempts"],
+        queue=given["queue"],
+        feature=given["feature"],
+        prompt_version=given["prompt_version"],
+        model=given["model"],
+        subject_type=given["subject_type"],
+        subject_id=given["subject_id"],
+        input=given["input"],
+        metadata=given["metadata"],
+        created_at=created_at,
+    )
 
 
 def _run(row: Row[Any]) -> Run:

@@ -5,7 +5,23 @@ A change of a run and that of its attempt are one statement: there is no state w
 
 from typing import Any
 
-from sqlalchemy import BindParameter, Interval, Select, Update, bindparam, func, insert, literal, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    Interval,
+    Select,
+    String,
+    Update,
+    any_,
+    bindparam,
+    column,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from runstream.domain.run import Outcome, Status
@@ -22,7 +38,35 @@ _WAS: BindParameter[str] = bindparam("was")
 _EXPECTED: BindParameter[int] = bindparam("expected_attempt")
 _SECONDS = bindparam("seconds", type_=Interval)
 
-INSERT = upsert(runs).values(enqueued_at=func.now()).on_conflict_do_nothing().returning(*SHOWN)
+_GIVEN = (
+    "id",
+    "tenant",
+    "user_id",
+    "feature",
+    "prompt_version",
+    "model",
+    "input",
+    "metadata",
+    "subject_type",
+    "subject_id",
+    "queue",
+    "status",
+    "max_attempts",
+    "idempotency_key",
+    "idempotency_hash",
+)
+_NEW = (
+    func.jsonb_to_recordset(bindparam("new_runs", type_=JSONB))
+    .table_valued(*(column(name, runs.c[name].type) for name in _GIVEN))
+    .render_derived("new", with_types=True)
+)
+INSERT = (
+    upsert(runs)
+    .from_select([*_GIVEN, "enqueued_at"], select(*_NEW.c, func.now()))
+    .on_conflict_do_nothing()
+    .returning(runs.c.id, runs.c.created_at)
+)
+"""Any number of runs; answers those that are new."""
 EARLIER = select(*SHOWN, runs.c.idempotency_hash).where(
     runs.c.tenant == bindparam("tenant"),
     runs.c.user_id == bindparam("user"),
@@ -94,7 +138,11 @@ def _ending(change: Update) -> Select[Any]:
 
 CLAIM = _beginning(
     update(runs)
-    .where(runs.c.id == _ID, runs.c.status == Status.QUEUED, runs.c.available_at <= func.now())
+    .where(
+        runs.c.id == any_(bindparam("run_ids", type_=ARRAY(String))),
+        runs.c.status == Status.QUEUED,
+        runs.c.available_at <= func.now(),
+    )
     .values(
         status=Status.RUNNING,
         attempt=runs.c.attempt + 1,
