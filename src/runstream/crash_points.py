@@ -46,6 +46,8 @@ class Point(StrEnum):
     """The lease was renewed, and what its answer says has had no effect."""
     CANCEL_MARKED = "cancel.marked"
     """A run is marked to be stopped, and its worker was not told."""
+    AGAIN_COMMITTED = "again.committed"
+    """A run that had ended is queued for another attempt, without a job."""
 
 
 class _Trap:

@@ -287,3 +287,26 @@ async def cancel_in_vain(caller: Caller, url: str, run_id: str) -> None:
     async with caller.at(url) as unlucky:
         with pytest.raises(httpx.TransportError):
             await unlucky.cancel(run_id)
+
+
+# Trying again
+
+
+@pytest.mark.promise("P1", "P5")
+async def test_a_failed_run_whose_api_process_dies_as_it_is_tried_again_gets_its_other_attempt(stack: Stack) -> None:
+    doomed = await asyncio.to_thread(stack.start_api, crash_at=Point.AGAIN_COMMITTED)
+    await worker(stack)
+    async with user(stack) as caller:
+        run_id = await caller.create("status:400")
+        assert (await caller.ended(run_id))["status"] == "failed"
+        await rows(stack, "update runs set model = 'sim:5' where id = $1", run_id)
+        async with caller.at(doomed.url) as unlucky:
+            with pytest.raises(httpx.TransportError):
+                await unlucky.http.post(f"/v1/runs/{run_id}/retry")
+        await died(stack, doomed)
+        await make_older(stack, run_id)
+        async with reading(stack, caller, run_id) as viewer:
+            pass
+        assert viewer.restarts == [{"attempt": 2, "reason": "retry"}]
+        assert viewer.text == words(5)
+        await assert_ended_once(stack, caller, viewer, "completed", "failed", "completed")

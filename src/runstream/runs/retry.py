@@ -5,6 +5,7 @@ from typing import Final
 import structlog
 from redis.exceptions import RedisError
 
+from runstream.crash_points import Point, reached
 from runstream.domain.errors import Conflict, NotFound
 from runstream.domain.run import Run, Status
 from runstream.metrics import NOT_ENQUEUED, TRIED_AGAIN
@@ -38,6 +39,7 @@ class Retry:
             async with self._backlog.room(tenant):
                 queued = await try_again(self._store, run)
             if queued:
+                reached(Point.AGAIN_COMMITTED)
                 TRIED_AGAIN.inc()
                 log.info("run_tried_again", run_id=run.id, was=run.status, attempt=run.attempt)
                 await self._enqueue(queued)
