@@ -34,6 +34,9 @@ from runstream.stream.writer import WriteLoop
 _ANNOUNCE = 5.0
 """Seconds to wait for the terminal event to be in the log. Readers find the end in Postgres if it is not."""
 
+_LONGEST_ASKED = 300.0
+"""Seconds that a provider's Retry-After is heeded for: what it says may be days, or no number of ours."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -276,4 +279,4 @@ def _error(raised: BaseException) -> dict[str, Any]:
 
 def _patience(raised: BaseException, delay: float) -> float:
     asked = raised.retry_after if isinstance(raised, ProviderError) else None
-    return max(delay, asked or 0)
+    return max(delay, min(asked or 0, _LONGEST_ASKED))
