@@ -57,7 +57,7 @@ class EventStream(Response):
                 if frames:
                     body = b"".join([frame.encoded for frame in frames])
                     ended = frames[-1].entry.terminal
-                    RELAYED_EVENTS.inc(len(frames))
+                    RELAYED_EVENTS.count += len(frames)
                 else:
                     body = _HEARTBEAT
                 await send({"type": "http.response.body", "body": body, "more_body": True})

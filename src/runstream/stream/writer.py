@@ -147,7 +147,7 @@ class WriteLoop:
                 del self._waiting[writer]
                 if writer.settle(answer):
                     self._waiting[writer] = None
-        APPENDED_EVENTS.inc(appended)
+        APPENDED_EVENTS.count += appended
         if not self._waiting:
             self._wake.clear()
         if any(answer.outcome is Outcome.REFUSED for answer in answers):
