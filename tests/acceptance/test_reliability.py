@@ -8,6 +8,7 @@ from itertools import cycle
 
 import aiohttp
 import pytest
+import redis
 
 from caller import Caller, words
 from reliability import (
@@ -169,6 +170,24 @@ async def test_every_accepted_run_is_completed_though_its_worker_is_killed_as_it
         for run_id in await asyncio.gather(*creating):
             run = await caller.ended(run_id)
             assert (run["status"], run["output"]["text"]) == ("completed", words(50))
+
+
+async def test_a_killed_worker_leaves_nothing_in_the_queue(make_stack: MakeStack) -> None:
+    stack = make_stack()
+    async with user(stack) as caller:
+        run_ids = [await caller.create("sim:20:10") for _ in range(3)]
+        for run_id in run_ids:
+            await until_status(stack, run_id, "running")
+        stack.kill(stack.workers[0])
+        await asyncio.to_thread(stack.start_worker)
+        for run_id in run_ids:
+            assert (await caller.ended(run_id))["status"] == "completed"
+
+    def empty() -> bool:
+        with redis.Redis.from_url(stack.redis_url, socket_timeout=DEADLINE, decode_responses=True) as client:
+            return not any(key.startswith("arq:") or key == "runstream:queue:default" for key in client.scan_iter())
+
+    await until(empty, "no job is left")
 
 
 @pytest.mark.promise("P1")

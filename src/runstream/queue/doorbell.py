@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
-from importlib.resources import files
 from typing import Any
 
 import structlog
@@ -15,7 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from runstream.domain.errors import whereabouts
-from runstream.queue.enqueue import loads
+from runstream.queue.enqueue import loads, script
 from runstream.queue.names import JOB, doorbell_key, queue_key
 from runstream.redis_script import ScriptConnection
 
@@ -66,8 +65,8 @@ class WokenWorker(Worker):
         )
         self._bell = bell
         self._bell_key = doorbell_key(queue)
-        self._take = ScriptConnection(bell, _script("claim.lua"), timeout=timeout)
-        self._finish = ScriptConnection(bell, _script("finish.lua"), timeout=timeout)
+        self._take = ScriptConnection(bell, script("claim.lua"), timeout=timeout)
+        self._finish = ScriptConnection(bell, script("finish.lua"), timeout=timeout)
         self._finished: list[str] = []
         self._slot_free = asyncio.Event()
 
@@ -83,6 +82,7 @@ class WokenWorker(Worker):
     async def _poll_iteration(self) -> None:
         try:
             taken = await self._take_jobs()
+            await self._forget()
             await self.heart_beat()
             if not taken:
                 await self._wait()
@@ -119,12 +119,13 @@ class WokenWorker(Worker):
         await self._forget()
 
     async def _forget(self) -> None:
-        """Have all that have finished by now forgotten, in one call."""
+        """Have all that have finished by now forgotten, in one call; where Redis does not answer, with the next one."""
         finished, self._finished = self._finished, []
         try:
             if finished:
                 await self._finish([self.queue_name], [job_key_prefix, in_progress_key_prefix, *finished])
         except (RedisError, OSError, TimeoutError) as error:
+            self._finished += finished
             log.warning("jobs_not_forgotten", jobs=len(finished), error=type(error).__name__)
 
     def _done(self, job_id: str, _task: asyncio.Task[None]) -> None:
@@ -144,7 +145,3 @@ class WokenWorker(Worker):
                 await self._slot_free.wait()
         except TimeoutError:
             return
-
-
-def _script(name: str) -> str:
-    return files(__package__).joinpath(name).read_text()

@@ -1,11 +1,12 @@
 """Put a run's next attempt into the queue."""
 
 import time
+from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any
 
 import orjson
-from arq.constants import job_key_prefix
+from arq.constants import in_progress_key_prefix, job_key_prefix
 from arq.jobs import serialize_job
 from redis.asyncio import Redis
 
@@ -27,6 +28,11 @@ def loads(job: bytes) -> dict[str, Any]:
     return loaded
 
 
+def script(name: str) -> str:
+    """The source of one of the queue's Lua scripts."""
+    return files(__package__).joinpath(name).read_text()
+
+
 class JobQueue:
     """arq's queue, in arq's format, filled in one call.
 
@@ -34,9 +40,10 @@ class JobQueue:
     """
 
     def __init__(self, redis: Redis, *, timeout: float) -> None:
-        """`timeout`, in seconds, bounds putting a job in."""
+        """`timeout`, in seconds, bounds a call."""
         self._redis = redis
-        self._put = ScriptConnection(redis, files(__package__).joinpath("enqueue.lua").read_text(), timeout=timeout)
+        self._put = ScriptConnection(redis, script("enqueue.lua"), timeout=timeout)
+        self._drop = ScriptConnection(redis, script("finish.lua"), timeout=timeout)
 
     async def enqueue(self, run_id: str, attempt: int, queue: str, *, delay: float = 0) -> bool:
         """Make `attempt` due in `delay` seconds and wake a worker; False where it was in the queue already.
@@ -49,9 +56,18 @@ class JobQueue:
         ttl = int((delay + _KEEP) * 1000)
         return bool(await self._put(keys, [job_id, job, ttl, int(delay * 1000), _BELLS]))
 
+    async def forget(self, lost: Iterable[tuple[str, int]], queue: str) -> None:
+        """Drop the jobs of attempts that have begun and whose worker is gone: they would stay until they count as lost.
+
+        Raises TimeoutError or redis' errors.
+        """
+        job_ids = [f"{run_id}:{attempt - 1}" for run_id, attempt in lost]
+        await self._drop([queue_key(queue)], [job_key_prefix, in_progress_key_prefix, *job_ids])
+
     async def depth(self, queue: str) -> int:
         """Jobs that wait or are being run."""
         return int(await self._redis.zcard(queue_key(queue)))
 
     async def aclose(self) -> None:
         await self._put.aclose()
+        await self._drop.aclose()

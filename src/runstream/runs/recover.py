@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 import structlog
@@ -73,13 +74,17 @@ class Sweep:
         SWEEPS_FOUND.labels("lapsed").inc()
         characters = await self._said(lapsed)
         requeued: list[Lapsed] = []
+        taken: dict[str, list[tuple[str, int]]] = defaultdict(list)
         for run in lapsed:
             if await self._take_up(run, characters.get(run.run_id, 0), requeued):
                 LAPSED.inc()
+                taken[run.queue].append((run.run_id, run.attempt))
                 log.warning("lease_lapsed", run_id=run.run_id, tenant=run.tenant, attempt=run.attempt)
         for run in requeued:
             reached(Point.SWEEP_REQUEUED)
             await self._jobs.enqueue(run.run_id, run.attempt, run.queue)
+        for queue, lost in taken.items():
+            await self._jobs.forget(lost, queue)
 
     async def _enqueue_stranded(self) -> None:
         stranded = await self._store.stranded(overdue=_OVERDUE, limit=_LIMIT)
