@@ -23,7 +23,7 @@ select id, status, attempt, max_attempts, worker, finished_at, idempotency_key, 
   from runs
 """
 _ATTEMPTS = """
-select run_id, attempt, outcome, extract(epoch from started_at)::float as began, ended_at
+select run_id, attempt, outcome, worker, extract(epoch from started_at)::float as began, ended_at
   from attempts
  order by run_id, attempt
 """
@@ -49,6 +49,8 @@ class Evidence:
     keys: list[Key]
     streams: int
     """Connections of clients that API processes still hold."""
+    workers: set[str]
+    """Those that are alive."""
     outputs: dict[str, str]
     living: dict[str, bool]
 
@@ -69,6 +71,7 @@ async def gather(stage: Stage, told: list[Told]) -> Evidence:
         provider=_provider(stage, "stats"),
         keys=_keys(stage),
         streams=_client_connections(stage),
+        workers={row[0] for row in await _rows(stage, "select id from workers where lease_until > now()")},
         outputs=stage.stack.outputs(),
         living={place.name: place.process.alive for place in stage.places},
     )
