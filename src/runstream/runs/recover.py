@@ -71,7 +71,6 @@ class Sweep:
         lapsed = await self._store.lapsed(_LIMIT)
         if not lapsed or not self._steady():
             return
-        SWEEPS_FOUND.labels("lapsed").inc()
         characters = await self._said(lapsed)
         requeued: list[Lapsed] = []
         taken: dict[str, list[tuple[str, int]]] = defaultdict(list)
@@ -80,6 +79,7 @@ class Sweep:
                 LAPSED.inc()
                 taken[run.queue].append((run.run_id, run.attempt))
                 log.warning("lease_lapsed", run_id=run.run_id, tenant=run.tenant, attempt=run.attempt)
+        SWEEPS_FOUND.labels("lapsed").inc(bool(taken))
         for run in requeued:
             reached(Point.SWEEP_REQUEUED)
             await self._jobs.enqueue(run.run_id, run.attempt, run.queue)
@@ -88,12 +88,13 @@ class Sweep:
 
     async def _enqueue_stranded(self) -> None:
         stranded = await self._store.stranded(overdue=_OVERDUE, limit=_LIMIT)
-        if stranded:
-            SWEEPS_FOUND.labels("stranded").inc()
+        found = False
         for run_id, attempt, queue in stranded:
             reached(Point.SWEEP_MARKED)
             if await self._jobs.enqueue(run_id, attempt, queue):
                 STRANDED.inc()
+                SWEEPS_FOUND.labels("stranded").inc(not found)
+                found = True
 
     async def _said(self, lapsed: Sequence[Lapsed]) -> Mapping[str, int]:
         """How many characters of each one's attempt the log holds; of none where Redis does not answer."""

@@ -1,0 +1,141 @@
+"""A run and its attempts change together or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from runstream.domain.ids import new_id
+from runstream.domain.run import Ending, Generation, Outcome, Request, Status
+from runstream.domain.usage import Usage
+from runstream.storage.database import connect
+from runstream.storage.keys import KeyStore
+from runstream.storage.runs import RunStore
+
+DEADLINE = 60
+TENANT = "acme"
+ENDING = Ending(Status.COMPLETED, 1, [], "text", generation=Generation("local", "m-1", "req-1", Usage(3, 4, 1)))
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = connect(database_url, pool_size=8, timeout=DEADLINE)
+    await KeyStore(engine).add(key_id=new_id("key"), tenant=TENANT, user="ada", key_hash=b"hash", hint="rs_")
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(database_url, timeout=DEADLINE, command_timeout=DEADLINE)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def store(engine: AsyncEngine) -> RunStore:
+    return RunStore(engine)
+
+
+@pytest.fixture
+async def run_id(store: RunStore) -> str:
+    request = Request("chat", "1", "fast", input={}, metadata={})
+    made = await store.insert(
+        new_id("run"), tenant=TENANT, user="ada", request=request, queue="default", max_attempts=3
+    )
+    return made.run.id
+
+
+async def outcomes(store: RunStore, run_id: str) -> list[str]:
+    return [attempt.outcome for attempt in await store.attempts(TENANT, run_id)]
+
+
+async def status(store: RunStore, run_id: str) -> tuple[str, int]:
+    run = await store.get(TENANT, run_id)
+    assert run
+    return run.status, run.attempt
+
+
+@pytest.mark.promise("P3")
+async def test_of_many_who_claim_a_run_one_begins_an_attempt(store: RunStore, run_id: str) -> None:
+    claims = await asyncio.gather(*(store.claim(run_id, f"worker-{number}") for number in range(8)))
+    (claim,) = [claim for claim in claims if claim]
+    (attempt,) = await store.attempts(TENANT, run_id)
+    assert (claim.attempt, attempt.attempt, attempt.outcome) == (1, 1, "running")
+    assert attempt.worker == f"worker-{claims.index(claim)}"
+
+
+async def test_an_end_closes_its_attempt_with_what_it_came_to(store: RunStore, run_id: str) -> None:
+    await store.claim(run_id, "worker-1")
+    assert await store.end(run_id, ENDING, was=Status.RUNNING, attempt=1)
+    (attempt,) = await store.attempts(TENANT, run_id)
+    run = await store.get(TENANT, run_id)
+    assert run
+    assert (attempt.outcome, attempt.generation, run.usage) == ("completed", ENDING.generation, Usage(3, 4, 1))
+    assert attempt.ended_at == run.finished_at
+
+
+@pytest.mark.promise("P3")
+async def test_who_lost_a_run_changes_neither_it_nor_an_attempt(store: RunStore, run_id: str) -> None:
+    await store.claim(run_id, "worker-1")
+    assert await store.requeue(run_id, 1, reason="worker_lost", delay=0, outcome=Outcome.LAPSED)
+    await store.claim(run_id, "worker-2")
+    before = await store.attempts(TENANT, run_id)
+    assert not await store.end(run_id, ENDING, was=Status.RUNNING, attempt=1)
+    assert not await store.requeue(run_id, 1, reason="provider", delay=0)
+    assert await store.attempts(TENANT, run_id) == before
+    assert [attempt.outcome for attempt in before] == ["lapsed", "running"]
+    assert await status(store, run_id) == ("running", 2)
+
+
+async def test_an_attempt_whose_end_was_asked_for_is_not_given_up_for_another(store: RunStore, run_id: str) -> None:
+    await store.claim(run_id, "worker-1")
+    await store.request_cancel(TENANT, run_id)
+    assert not await store.requeue(run_id, 1, reason="provider", delay=0)
+    assert await outcomes(store, run_id) == ["running"]
+
+
+async def test_an_end_that_is_not_the_attempts_own_closes_it_as_lapsed(store: RunStore, run_id: str) -> None:
+    await store.claim(run_id, "worker-1")
+    assert await store.end(run_id, Ending(Status.CANCELLED, 2, []), was=Status.RUNNING, attempt=1)
+    assert await outcomes(store, run_id) == ["lapsed"]
+
+
+async def test_an_end_between_two_attempts_leaves_the_last_one_as_it_was(store: RunStore, run_id: str) -> None:
+    await store.claim(run_id, "worker-1")
+    error = {"code": "provider_unavailable", "message": "It is away."}
+    await store.requeue(run_id, 1, reason=error["code"], delay=0, error=error)
+    (before,) = await store.attempts(TENANT, run_id)
+    assert (before.outcome, before.error) == ("retried", error)
+    assert await store.end(run_id, Ending(Status.CANCELLED, 2, []), was=Status.QUEUED, attempt=1)
+    assert await store.attempts(TENANT, run_id) == [before]
+
+
+@pytest.mark.parametrize("was", [Status.FAILED, Status.CANCELLED])
+async def test_of_many_who_try_a_run_again_one_does(store: RunStore, run_id: str, was: Status) -> None:
+    await store.claim(run_id, "worker-1")
+    await store.end(run_id, Ending(was, 1, [], "text", {"code": "x", "message": "y"}), was=Status.RUNNING, attempt=1)
+    asked: list[Any] = [store.retry(run_id, was=was, attempt=1, reason="retry") for _ in range(8)]
+    assert len([run for run in await asyncio.gather(*asked) if run]) == 1
+    assert await status(store, run_id) == ("queued", 1)
+    assert not await store.retry(run_id, was=was, attempt=1, reason="retry")
+    claim = await store.claim(run_id, "worker-2")
+    assert claim
+    assert (claim.attempt, claim.restart_reason) == (2, "retry")
+    assert await outcomes(store, run_id) == [was, "running"]
+
+
+async def test_attempts_go_with_their_run(store: RunStore, run_id: str, database: asyncpg.Connection) -> None:
+    await store.claim(run_id, "worker-1")
+    await database.execute("delete from runs where id = $1", run_id)
+    assert await database.fetchval("select count(*) from attempts") == 0
+
+
+async def test_attempts_are_their_tenants_alone(store: RunStore, run_id: str) -> None:
+    await store.claim(run_id, "worker-1")
+    assert await store.attempts("another", run_id) == []
