@@ -1,7 +1,7 @@
 """The writing side of the token log: one loop a process sends what all its runs have to say."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -17,10 +17,10 @@ _BATCH = 128
 """Runs that share one call: enough to save round trips, few enough not to hold Redis up."""
 _POSITIONS = 1_000_000
 """About how much text shares one call. What is more must not make every call run into its deadline, over and over."""
-_RUNS_A_MILLISECOND = 12
+_RUNS_A_MILLISECOND = 8
 """Calls keep a distance of a millisecond for each that many runs. Uvloop's timers are no finer."""
-_FARTHEST = 8
-"""Milliseconds: half of what a display takes for a frame."""
+_FARTHEST = 40
+"""Milliseconds: text that is shown anew 25 times a second flows."""
 _PAUSE = (0.05, 2.0)
 """Seconds between tries while Redis does not answer: the first, and the longest."""
 
@@ -51,6 +51,11 @@ class Writer:
         self.transcript.append_text(DELTA, text)
         self._send_soon()
 
+    @property
+    def urgent(self) -> bool:
+        """Somebody waits for this: the first token, or the end."""
+        return self._settled is not None or self.sent <= 1 < self.transcript.end
+
     def _send_soon(self) -> None:
         if self.sent < self.transcript.end and not self.fenced:
             self._loop.wake(self)
@@ -59,6 +64,7 @@ class Writer:
         """Wait until all is in the log; False where a newer attempt writes it, or `seconds` were not enough."""
         if self.sent < self.transcript.end and not self.fenced:
             self._settled = asyncio.Event()
+            self._loop.wake(self)
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._settled.wait()
@@ -90,8 +96,9 @@ class Writer:
 class WriteLoop:
     """Sends as soon as the call before has returned, with all that came meanwhile.
 
-    With few runs a token goes out at once. With many, calls keep a distance of a few milliseconds: runs share them,
-    and what a call costs here, in Redis and in each API process is shared by their tokens.
+    With few runs a token goes out at once. With many, calls keep a distance: runs share them, and tokens of a run
+    share an entry, so what an entry costs here, in Redis and in each API process leaves room for runs that begin.
+    A first token and an end do not keep it: they go at once.
     """
 
     def __init__(self, token_log: TokenLog, lease_holds: Callable[[], bool] = lambda: True) -> None:
@@ -100,7 +107,10 @@ class WriteLoop:
         self._lease_holds = lease_holds
         self._open = 0
         self._waiting: dict[Writer, None] = {}
+        self._urgent: dict[Writer, None] = {}
         self._wake = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._due = 0.0
 
     def open(self, run_id: str, attempt: int, on_fenced: Callable[[], None]) -> Writer:
         """`on_fenced` is called when the log says that a newer attempt writes this run."""
@@ -110,19 +120,21 @@ class WriteLoop:
     def wake(self, writer: Writer) -> None:
         self._waiting[writer] = None
         self._wake.set()
+        if writer.urgent:
+            self._urgent[writer] = None
+            self._hurry.set()
 
     def drop(self, writer: Writer) -> None:
         """Close this writer, and forget what it has not sent."""
         self._open -= 1
-        self._waiting.pop(writer, None)
+        self._forget(writer)
 
     async def run(self) -> None:
         """Send until cancelled. While Redis does not answer, nothing is dropped, and it is tried again."""
         pause = _PAUSE[0]
         while True:
             await self._wake.wait()
-            # What else is being read in this turn of the loop goes along in any case.
-            await asyncio.sleep(min(self._open // _RUNS_A_MILLISECOND, _FARTHEST) / 1000)
+            await self._keep_distance()
             try:
                 await self._send()
             except (RedisError, OSError, TimeoutError) as error:
@@ -132,8 +144,20 @@ class WriteLoop:
             else:
                 pause = _PAUSE[0]
 
+    async def _keep_distance(self) -> None:
+        """Wait for the next call's time, or until somebody is in a hurry."""
+        left = self._due - asyncio.get_running_loop().time()
+        if left <= 0:
+            await asyncio.sleep(0)  # what else is being read in this turn of the loop goes along
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(left):
+                await self._hurry.wait()
+
     async def _send(self) -> None:
-        writers = self._next()
+        loop = asyncio.get_running_loop()
+        in_time = not self._urgent or loop.time() >= self._due
+        writers = self._next(self._waiting if in_time else self._urgent)
         if not writers:
             await self._hold_back()
             return
@@ -144,12 +168,12 @@ class WriteLoop:
             if answer.outcome is Outcome.APPENDED:
                 appended += len(append.events)
             if writer in self._waiting:
-                del self._waiting[writer]
+                self._forget(writer)
                 if writer.settle(answer):
-                    self._waiting[writer] = None
+                    self.wake(writer)
         APPENDED_EVENTS.count += appended
-        if not self._waiting:
-            self._wake.clear()
+        if in_time:
+            self._due = loop.time() + min(self._open // _RUNS_A_MILLISECOND, _FARTHEST) / 1000
         if any(answer.outcome is Outcome.REFUSED for answer in answers):
             raise ResponseError("Redis did not take an entry")
 
@@ -157,13 +181,19 @@ class WriteLoop:
         """Nobody may send: those who want to wait for the lease."""
         if self._waiting:
             await asyncio.sleep(_PAUSE[0])
-        else:
-            self._wake.clear()
 
-    def _next(self) -> list[Writer]:
+    def _forget(self, writer: Writer) -> None:
+        self._waiting.pop(writer, None)
+        self._urgent.pop(writer, None)
+        if not self._waiting:
+            self._wake.clear()
+        if not self._urgent:
+            self._hurry.clear()
+
+    def _next(self, waiting: Iterable[Writer]) -> list[Writer]:
         writers: list[Writer] = []
         room = _POSITIONS
-        for writer in self._waiting:
+        for writer in waiting:
             if room <= 0 or len(writers) == _BATCH:
                 break
             if writer.sent == 0 and (writer.taken or not self._lease_holds()):
