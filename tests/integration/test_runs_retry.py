@@ -128,7 +128,7 @@ async def test_a_reader_of_the_old_end_is_told_of_the_new_attempt_once_it_is_ask
     assert at_the_end.status_code == 204
     await retry(unworked, run_id)
     reading = asyncio.create_task(unworked.events(run_id, OLD_END))
-    worker = stack.start_worker(queue="unworked")
+    worker = await asyncio.to_thread(stack.start_worker, queue="unworked")
     try:
         async with asyncio.timeout(DEADLINE):
             events = await reading
@@ -176,3 +176,15 @@ async def test_a_retry_that_is_cancelled_before_it_begins_keeps_nothing_of_the_o
         ("run.restarted", {"attempt": 2, "reason": "cancelled"}),
         ("run.cancelled", {"partial": False}),
     ]
+
+
+async def test_a_retry_is_refused_where_as_many_runs_wait_as_may(make_stack):
+    stack = make_stack(workers=0, max_queued_per_tenant=1)
+    async with Caller.of(stack, "acme", "ada") as caller:
+        run_id = await caller.create()
+        cancelled = await caller.cancel(run_id)
+        await caller.create()
+        answer = await retry(caller, run_id)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (429, "too_many_queued")
+        assert int(answer.headers["retry-after"]) >= 1
+        assert await caller.get(run_id) == cancelled
