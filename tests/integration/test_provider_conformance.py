@@ -5,9 +5,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
+from proxy import Proxy
 from runstream.domain.errors import (
     ConfigurationError,
     ProviderError,
@@ -21,6 +23,7 @@ from runstream.domain.prompt import Prompt
 from runstream.providers.base import Call, Finished, Opened, Provider, ProviderConfig, TextDelta, Timeouts
 from runstream.providers.registry import build
 from runstream.providers.simulated import Simulator, unicode_token, word
+from runstream.providers.upstream import STALE
 
 PATIENT = Timeouts(connect=10, first_token=30, idle=30, total=60)
 DEADLINE = 20
@@ -317,6 +320,24 @@ async def test_calls_one_after_the_other_share_a_connection(provider: Provider, 
     assert (await generate(provider, call("status:400"))).error is not None
     assert (await generate(provider, call("sim:5"))).error is None
     assert simulator.connections == 1
+
+
+async def test_a_call_whose_connection_is_lost_while_it_waits_for_an_answer_is_not_made_again(
+    kind: str, simulator: Simulator
+) -> None:
+    """On a kept connection too: the provider had begun to work, and both calls would be billed."""
+    address = urlsplit(simulator.url)
+    with Proxy("127.0.0.1", address.port or 0) as proxy:
+        url = address._replace(netloc=f"127.0.0.1:{proxy.port}").geturl()
+        provider = build(ProviderConfig("local", kind, url, ("some-key",)))
+        assert (await generate(provider, call("sim:1"))).error is None
+        waiting = asyncio.create_task(generate(provider, call("slow-headers:20000")))
+        await until(lambda: simulator.open_streams == 1)
+        await asyncio.sleep(2 * STALE)  # longer than a connection that was closed beforehand takes to say so
+        await asyncio.to_thread(proxy.reset)
+        assert isinstance((await waiting).error, ProviderUnavailable)
+        assert (simulator.connections, simulator.calls["slow-headers:20000"]) == (1, 1)
+        await provider.aclose()
 
 
 async def test_hundreds_of_calls_run_at_once(provider: Provider, simulator: Simulator) -> None:

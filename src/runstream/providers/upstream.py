@@ -7,6 +7,7 @@ went wrong is read from aiohttp's exception beneath.
 """
 
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from functools import cache
@@ -26,6 +27,9 @@ FAILURES = (httpx.HTTPError, aiohttp.ClientError, OSError)
 _KEPT_SECONDS = 55.0
 """A kept connection saves the next call a TLS handshake; from a minute on, firewalls forget an idle one unsaid."""
 
+STALE = 0.5
+"""Seconds, more than a round trip, in which a kept connection that the server had closed already says so."""
+
 _attempt: ContextVar[SimpleNamespace] = ContextVar("attempt")
 
 
@@ -44,16 +48,19 @@ class Upstream:
 
         `connect` bounds name look-up, TCP and TLS together; the wait for the head is the caller's to bound.
         A kept connection that the server closed as we wrote to it is not the call's failure: nothing of an answer
-        came, so the request goes out once more, on a new connection. Raises a `ProviderError`.
+        came, so the request goes out once more, on a new connection. One that is lost later is: the server may have
+        begun to generate, and would again. Raises a `ProviderError`.
         """
         timeout = {"connect": connect, "pool": connect}
         request = httpx.Request(method, url, headers=headers, content=content, extensions={"timeout": timeout})
         attempt = SimpleNamespace(reused=False)
         _attempt.set(attempt)
+        began = time.monotonic()
         try:
             return await self._pooled.handle_async_request(request)
         except FAILURES as error:
-            if not (attempt.reused and _disconnected(error)):
+            at_once = time.monotonic() - began < STALE
+            if not (attempt.reused and at_once and _disconnected(error)):
                 raise failure_of(error) from error
         try:
             return await self._fresh.handle_async_request(request)
