@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import pytest
 from redis.asyncio import Redis
 
-from runstream.domain.events import DELTA, STARTED
-from runstream.stream.log import TokenLog, key
+from runstream.domain.events import DELTA, STARTED, Event
+from runstream.stream.log import Append, TokenLog, key
 from runstream.stream.writer import WriteLoop
 
 DEADLINE = 20
 
 
 @asynccontextmanager
-async def write_loop(redis: Redis) -> AsyncIterator[WriteLoop]:
-    loop = WriteLoop(TokenLog(redis, timeout=DEADLINE, ttl=60, ended_ttl=60))
+async def write_loop(redis: Redis, lease_holds: Callable[[], bool] = lambda: True) -> AsyncIterator[WriteLoop]:
+    loop = WriteLoop(TokenLog(redis, timeout=DEADLINE, ttl=60, ended_ttl=60), lease_holds)
     running = asyncio.create_task(loop.run())
     try:
         yield loop
@@ -78,3 +78,53 @@ async def test_a_writer_whose_run_a_newer_attempt_writes_is_told_and_does_not_wa
             assert not await older.flush(2 * DEADLINE)
             await told.wait()
         assert [entry_id for entry_id, _ in await redis.xrange(key("run_taken"))] == [b"2-1"]
+
+
+@pytest.mark.promise("P2")
+async def test_what_the_log_holds_already_is_not_sent_again_and_the_rest_is(redis_url: str) -> None:
+    """The answer to the first call was lost on its way, and more was said meanwhile."""
+    async with Redis.from_url(redis_url) as redis, write_loop(redis) as loop:
+        first = [Event(1, 0, 1, STARTED, {}), Event(1, 1, 3, DELTA, {"text": "ab"})]
+        await TokenLog(redis, timeout=DEADLINE, ttl=60, ended_ttl=60).append([Append("run_ahead", 1, 0, first)])
+        writer = loop.open("run_ahead", 1, never_fenced)
+        writer.append(STARTED, {})
+        writer.append(DELTA, {"text": "ab"})
+        writer.append(DELTA, {"text": "cd"})
+        assert await writer.flush(DEADLINE)
+        held = await redis.xrange(key("run_ahead"))
+        assert [entry_id for entry_id, _ in held] == [b"1-1", b"1-3", b"1-5"]
+        assert held[-1][1] == {b"e": b'3 run.delta {"text":"cd"}'}
+
+
+@pytest.mark.promise("P3")
+async def test_a_log_is_neither_begun_nor_put_back_while_the_lease_does_not_hold(redis_url: str) -> None:
+    held = True
+    async with Redis.from_url(redis_url) as redis, write_loop(redis, lambda: held) as loop:
+        going, new = (loop.open(run_id, 1, never_fenced) for run_id in ("run_going", "run_new"))
+        going.append(STARTED, {})
+        assert await going.flush(DEADLINE)
+        held = False
+        new.append(STARTED, {})
+        going.append(DELTA, {"text": "on"})
+        assert await going.flush(DEADLINE), "a log that is there is written on"
+        await redis.flushall()
+        going.append(DELTA, {"text": "lost"})
+        assert not await going.flush(0.5)
+        assert await redis.dbsize() == 0
+        held = True
+        assert await going.flush(DEADLINE)
+        assert await new.flush(DEADLINE)
+        assert await redis.xlen(key("run_going")) == 2
+
+
+async def test_a_writer_that_has_lost_its_run_puts_nothing_back_and_holds_nobody_up(redis_url: str) -> None:
+    async with Redis.from_url(redis_url) as redis, write_loop(redis) as loop:
+        lost, other = (loop.open(run_id, 1, never_fenced) for run_id in ("run_lost", "run_other"))
+        lost.taken = True
+        lost.append(STARTED, {})
+        other.append(STARTED, {})
+        assert await other.flush(DEADLINE)
+        loop.drop(lost)
+        other.append(DELTA, {"text": "on"})
+        assert await other.flush(DEADLINE)
+        assert await redis.keys(key("*")) == [key("run_other").encode()]
