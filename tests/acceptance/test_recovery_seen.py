@@ -82,8 +82,8 @@ async def test_an_attempt_that_was_handed_back_says_so_and_what_it_came_to(make_
         async with reading(stack, caller, run_id) as viewer:
             await viewer.until(lambda viewer: viewer.position > 100)
             held = viewer.text
-            await asyncio.to_thread(stack.start_worker)
             await asyncio.to_thread(stack.stop, leaving)
+            await asyncio.to_thread(stack.start_worker)
     first, second = await attempts(stack, run_id)
     assert (first["outcome"], first["error"], second["outcome"]) == ("handed_back", None, "completed")
     assert metered(first, held)

@@ -68,6 +68,7 @@ async def test_a_redis_that_goes_away_is_named_and_costs_no_run(make_stack):
         assert ask(stack.url, "/readyz").json()["checks"] == {"database": "ok", "redis": "does not answer"}
         run_id = await caller.create("sim:3")
         assert (await caller.get(run_id))["status"] == "queued"
+        assert figures(stack.url)["runstream_jobs_not_enqueued_total"] == 1
         stack.valkey.start()
         await eventually(lambda: ask(stack.url, "/readyz").status_code == 200)
         assert (await caller.ended(run_id))["output"] == {"text": words(3)}

@@ -154,6 +154,7 @@ async def test_who_comes_after_a_retry_is_told_nothing_of_the_end_that_was_taken
             if event.type == "run.delta":
                 await caller.cancel(run_id)
         told = await asyncio.gather(*readers)
+        assert "runstream_runs_tried_again_total 1.0" in (await caller.http.get("/metrics")).text
         late = await caller.events(run_id)
     assert [(event.id.partition("-")[0], event.type) for event in late] == [
         *(("2", "run.restarted"), ("2", "run.delta"), ("2", "run.cancelled"))
