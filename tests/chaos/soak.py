@@ -45,9 +45,8 @@ class Soaked:
         judged = max(1, int(len(settled) * JUDGED))
         return median(settled[-judged:]) / median(settled[:judged]) - 1
 
-    @property
-    def flat(self) -> bool:
-        return not self.wrongs and all(self.growth(name) <= ALLOWED for name in self.memory)
+    def flat(self, allowed: float) -> bool:
+        return not self.wrongs and all(self.growth(name) <= allowed for name in self.memory)
 
     def __str__(self) -> str:
         lines = [f"seed {self.seed}, {self.runs} runs, {len(self.wrongs)} wrong {self.wrongs[:3]}"]
@@ -123,7 +122,7 @@ def main() -> None:
     soak = Soak(seed=options.seed, seconds=options.minutes * 60, streams=options.streams, tell=tell)
     soaked = uvloop.run(soak.run())
     print(soaked)
-    sys.exit(not soaked.flat)
+    sys.exit(not soaked.flat(ALLOWED))
 
 
 def tell(line: str) -> None:
