@@ -126,11 +126,11 @@ class TokenLog:
         answer: list[int] = await self._append(keys, arguments)
         return [Appended(_OUTCOMES[answer[i]], answer[i + 1]) for i in range(0, len(answer), 2)]
 
-    async def read(self, run_id: str, after: Cursor) -> tuple[list[Entry], bool]:
-        """The next entries that end after `after`, and whether there may be more."""
+    async def read(self, run_id: str, after: Cursor, most: int = _PAGE) -> tuple[list[Entry], bool]:
+        """The next entries that end after `after`, `most` of them, and whether there may be more."""
         async with asyncio.timeout(self._timeout):
-            found = await self._redis.xrange(key(run_id), min=f"({after}", count=_PAGE)
-        return [parse(entry_id, fields[_FIELD]) for entry_id, fields in found], len(found) == _PAGE
+            found = await self._redis.xrange(key(run_id), min=f"({after}", count=most)
+        return [parse(entry_id, fields[_FIELD]) for entry_id, fields in found], len(found) == most
 
     async def reached(self, run_ids: Sequence[str]) -> list[Cursor | None]:
         """The cursor of each log's last entry, in one call."""

@@ -18,6 +18,11 @@ _RETRY = 2.0
 
 log = structlog.get_logger(__name__)
 
+_PAGE = (1, 8, 500)
+"""Entries that are read from history at a time: at least, at first, and at most."""
+_PAGE_BYTES = 64 * 1024
+"""About how much that may be: it is all held until the reader has taken it."""
+
 Rest = Callable[[Cursor], Awaitable[Sequence[Event] | None]]
 """Asks Postgres: the events after a cursor where the run has ended, else None."""
 
@@ -35,9 +40,11 @@ class Reader:
         self._log = token_log
         self._rest = rest
         self._subscription: Subscription | None = None
+        self._stopped = False
 
     def stop(self) -> None:
-        """End `frames` soon: nobody reads them any more."""
+        """End `frames` soon, or as they begin: nobody reads them any more."""
+        self._stopped = True
         if self._subscription is not None:
             self._subscription.closing = True
             self._subscription.wake()
@@ -49,6 +56,7 @@ class Reader:
         """
         with self._hub.subscribe(self._run_id) as subscription:
             self._subscription = subscription
+            subscription.closing = subscription.closing or self._stopped
             while not subscription.closing:
                 await subscription.wait()
                 if frames := self._join(subscription.take(), subscription):
@@ -72,9 +80,11 @@ class Reader:
     async def _history(self, subscription: Subscription) -> AsyncGenerator[Sequence[Frame]]:
         subscription.behind = False
         try:
-            more = True
+            more, (least, page, most) = True, _PAGE
             while more and not subscription.closing:
-                entries, more = await self._log.read(self._run_id, self._cursor)
+                entries, more = await self._log.read(self._run_id, self._cursor, page)
+                small = sum(len(entry.data) for entry in entries) < _PAGE_BYTES
+                page = min(2 * page, most) if small else max(page // 4, least)
                 before = self._cursor
                 frames, _ = join(before, [Frame(entry, self._hub.encode(entry)) for entry in entries], self._hub.encode)
                 if frames:
