@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import TypeVar
 
@@ -336,13 +337,23 @@ def _await_worker(worker: Process) -> None:
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/healthz", timeout=START_DEADLINE).is_success
-    except httpx.TransportError:
+        return _status(url, "/healthz") == 200
+    except (OSError, HTTPException):
         return False
 
 
 def _ready(url: str) -> bool:
-    return httpx.get(f"{url}/readyz", timeout=START_DEADLINE).is_success
+    return _status(url, "/readyz") == 200
+
+
+def _status(url: str, path: str) -> int:
+    """Asked again and again while a process starts: a client of httpx's takes the time that the process needs."""
+    connection = HTTPConnection(url.removeprefix("http://"), timeout=START_DEADLINE)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    finally:
+        connection.close()
 
 
 async def eventually(holds: Callable[[], bool]) -> None:
