@@ -52,11 +52,6 @@ class Proxy:
         self._loop.close()
         self._place.close()
 
-    @property
-    def connections(self) -> int:
-        """How many stand now."""
-        return sum(end.accepted for end in list(self._ends))
-
     def cut(self) -> None:
         """Drop all connections, and refuse new ones until `mend`."""
         self._do(self._cut)

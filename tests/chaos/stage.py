@@ -22,7 +22,6 @@ from runstream.storage.migrate import upgrade
 APIS, WORKERS = 2, 2
 LEASE = 1.5
 MAX_ATTEMPTS = 4
-ENDED_TTL = 20
 SETTINGS = {
     "lease": LEASE,
     "lease_interval": 0.4,
@@ -38,7 +37,7 @@ SETTINGS = {
     "database_timeout": 3,
     "worker_grace": 1,
     "shutdown_grace": 2,
-    "stream_ended_ttl": ENDED_TTL,
+    "stream_ended_ttl": 20,
 }
 """Times are short, so that what takes seconds in production can happen often here."""
 
@@ -116,9 +115,6 @@ class Stage:
 
     async def kill(self, place: Place) -> None:
         await asyncio.to_thread(self.stack.kill, place.process)
-
-    async def stop(self, place: Place) -> int:
-        return await asyncio.to_thread(self.stack.stop, place.process)
 
     def links_of(self, name: str) -> list[Proxy]:
         """Every process's link to it."""
