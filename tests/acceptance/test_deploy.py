@@ -104,6 +104,8 @@ async def test_a_deploy_loses_nothing_and_shows_no_error_to_clients_that_follow_
             assert all(seconds < HANDED_OVER for seconds in each.handed_over)
         pauses = [pause for each in followers for pause in each.viewer.retries]
         assert max(pauses) - min(pauses) > 1000, "they do not come back in one wave"
+        assert min(pauses) >= 100
+        assert max(pauses) <= 1500
         for run_id in posting.keys.values():
             assert (await caller.ended(run_id))["output"]["text"] == words(5)
         assert (await rows(stack, "select count(*) from runs"))[0][0] == STREAMS + len(posting.keys)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 
 import pytest
 
@@ -133,3 +135,22 @@ async def test_a_cancel_against_an_end_at_the_same_time_leaves_one_end(caller):
 async def _cancel_after(caller, run_id, seconds):
     await asyncio.sleep(seconds)  # spreads the cancels over the runs' last moments; nothing depends on it
     return await caller.cancel(run_id)
+
+
+async def test_many_cancels_at_once_each_stop_their_run_within_a_second(caller, stack):
+    model = f"sim:2999:{10 + random.random()}"
+    runs = [await caller.create(model) for _ in range(30)]
+    await asyncio.gather(*(some_text(caller, run_id) for run_id in runs))
+    began = time.time()
+    answers = await asyncio.gather(*(caller.cancel(run_id) for run_id in runs))
+    assert {answer["status"] for answer in answers} == {"cancelled"}
+    await eventually(lambda: len(closed(stack, model)) == len(runs))
+    assert max(call["ended"] for call in closed(stack, model)) - began < 1
+    for run_id in runs:
+        run = await caller.get(run_id)
+        assert words(2999).startswith(run["output"]["text"])
+        assert run["usage"]["estimated"]
+
+
+def closed(stack, model):
+    return [call for call in stack.provider_calls() if call["model"] == model and call["ending"] == "closed"]
