@@ -68,6 +68,8 @@ class EventReader:
         if self._at_start:
             self._at_start = False
             finished = finished.removeprefix(_BOM)
+        if finished.startswith(b"data: ") and b"\n" not in finished:
+            return [finished[6:]]
         found = []
         for event in finished.split(b"\n\n"):
             if event.startswith(b"data: ") and b"\n" not in event:

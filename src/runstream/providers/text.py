@@ -21,7 +21,7 @@ class TextJoiner:
         self._half = ""
 
     def feed(self, text: str) -> str:
-        if not text:
+        if text.isascii() and not self._half and "\0" not in text:
             return text
         if self._half:
             text, self._half = self._half + text, ""

@@ -17,7 +17,7 @@ _BATCH = 128
 """Runs that share one call: enough to save round trips, few enough not to hold Redis up."""
 _POSITIONS = 1_000_000
 """About how much text shares one call. What is more must not make every call run into its deadline, over and over."""
-_RUNS_A_MILLISECOND = 8
+_RUNS_A_MILLISECOND = 4
 """Calls keep a distance of a millisecond for each that many runs. Uvloop's timers are no finer."""
 _FARTHEST = 40
 """Milliseconds: text that is shown anew 25 times a second flows."""
@@ -118,8 +118,9 @@ class WriteLoop:
         return Writer(run_id, attempt, self, on_fenced)
 
     def wake(self, writer: Writer) -> None:
-        self._waiting[writer] = None
-        self._wake.set()
+        if writer not in self._waiting:
+            self._waiting[writer] = None
+            self._wake.set()
         if writer.urgent:
             self._urgent[writer] = None
             self._hurry.set()
