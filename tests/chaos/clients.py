@@ -209,7 +209,7 @@ async def _take(told: Told, answer: aiohttp.ClientResponse, reading: Viewer, cut
         size += len(came)
         *blocks, unread = (unread + came).split(b"\n\n")
         for block in blocks:
-            _take_block(told, reading, block.decode())
+            take_block(told, reading, block.decode())
         if told.wrongs:
             return
         if size == cut_after:
@@ -218,7 +218,8 @@ async def _take(told: Told, answer: aiohttp.ClientResponse, reading: Viewer, cut
             return
 
 
-def _take_block(told: Told, reading: Viewer, block: str) -> None:
+def take_block(told: Told, reading: Viewer, block: str) -> None:
+    """Take in what stands between two blank lines; what may not follow is noted as wrong."""
     attempt, text = reading.attempt, reading.text
     try:
         reading.take(block)
