@@ -135,6 +135,7 @@ class Stack:
         self._own = dict(environment)
         self._processes: list[Process] = []
         self._spawning = threading.Lock()
+        self._ended = False
 
     def start(self, *, apis: int, workers: int) -> None:
         self.valkey.start()
@@ -151,9 +152,11 @@ class Stack:
             _await_worker(worker)
 
     def end(self) -> None:
-        """Kill everything."""
-        for process in self._processes:
-            process.kill()
+        """Kill everything; a thread that still starts processes starts no more."""
+        with self._spawning:
+            self._ended = True
+            for process in self._processes:
+                process.kill()
         self.valkey.stop()
 
     @property
@@ -297,6 +300,7 @@ class Stack:
     ) -> T:
         base = self.environment if given is None else given
         with self._spawning:  # several threads may start processes, and each has its own name and log
+            assert not self._ended, "the stack has ended"
             number = sum(process.name.startswith(f"{name}-") for process in self._processes) + 1
             process = kind(
                 f"{name}-{number}",
