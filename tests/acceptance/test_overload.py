@@ -139,22 +139,6 @@ async def test_readers_that_read_nothing_hold_little_of_a_long_run_and_others_ar
         await until(all_gone, "the streams are closed")
 
 
-async def test_a_reader_that_reads_nothing_is_let_go_once_its_stream_is_too_old(make_stack: MakeStack) -> None:
-    stack = make_stack(max_output_chars=LONG, stream_max_age=1)
-    async with user(stack) as caller:
-        run_id = await caller.create("sim:1000000")
-        with silent_readers(stack, run_id, 10):
-
-            async def some_came() -> bool:
-                return await readers(stack) > 0
-
-            async def all_gone() -> bool:
-                return await readers(stack) == 0
-
-            await until(some_came, "the streams are open")
-            await until(all_gone, "the streams are closed, though nobody took what was sent")
-
-
 async def test_connections_that_open_and_close_leave_nothing(make_stack: MakeStack) -> None:
     stack = make_stack()
     (api,) = stack.apis

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Iterable, Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
@@ -17,8 +17,6 @@ from runstream.stream.reader import Reader
 MEDIA_TYPE = "text/event-stream"
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _HEARTBEAT = b": keep-alive\n\n"
-_LAST_BYTES = 5.0
-"""Seconds that a client which is too old has for what is on its way: one that reads nothing would never end."""
 
 
 def frame(entry: Entry) -> bytes:
@@ -47,11 +45,10 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         # The pump has a task of its own: waking it for a token goes through no frame of what stands around a request.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._reader.max_age + _LAST_BYTES), asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._pump(server_send(scope)))
-                await _over(receive)
-                self._reader.stop()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._pump(server_send(scope)))
+            await _over(receive)
+            self._reader.stop()
 
     async def _pump(self, send: Send) -> None:
         ended = False

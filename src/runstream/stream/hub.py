@@ -128,7 +128,7 @@ class Hub:
         self.encode = encode
         self._buffer = buffer
         self._heartbeat = heartbeat
-        self.max_age = max_age
+        self._max_age = max_age
         self._topics: dict[bytes, _Topic] = {}
         self._outstanding: Counter[str | bytes] = Counter()
         self._commands: asyncio.Queue[tuple[str | bytes, ...]] | None = None
@@ -140,7 +140,7 @@ class Hub:
         """Receive the run's frames. The first thing that arrives is `behind`, once the subscription stands."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        lifetime = self.max_age * random.uniform(0.9, 1.0)  # noqa: S311 - so that readers do not come back in one wave
+        lifetime = self._max_age * random.uniform(0.9, 1.0)  # noqa: S311 - so that readers do not come back in one wave
         subscription = Subscription(loop, self._buffer, now + self._heartbeat, now + lifetime)
         subscription.closing = self._closing
         channel = key(run_id).encode()

@@ -39,8 +39,6 @@ class Reader:
         self._hub = hub
         self._log = token_log
         self._rest = rest
-        self.max_age = hub.max_age
-        """Seconds after which `frames` ends at the latest, if somebody takes what it yields."""
         self._subscription: Subscription | None = None
         self._stopped = False
 
