@@ -140,7 +140,7 @@ def test_a_role_that_may_not_write_the_tables_is_a_problem(examine: Examine, dat
         report = examine(database_url=reader.geturl())
     finally:
         execute(database_url, "DROP OWNED BY reader; DROP ROLE reader")
-    assert "may not write api_keys, runs, tenants, workers" in report.lines("problem", "database")[0]
+    assert "may not write api_keys, attempts, runs, tenants, workers" in report.lines("problem", "database")[0]
 
 
 def test_a_redis_that_is_down_is_a_problem(examine: Examine) -> None:
