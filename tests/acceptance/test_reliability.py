@@ -121,7 +121,7 @@ async def test_a_stopping_api_process_sends_its_readers_elsewhere_at_once(make_s
     stack = make_stack(apis=2, shutdown_grace=20)
     leaving, staying = stack.apis
     async with Caller(staying.url, stack.key, "acme", "ada") as caller:
-        run_id = await caller.create("unicode:1200:200")
+        run_id = await caller.create("unicode:1200:100")
         viewers = [Viewer(caller.key, run_id) for _ in range(20)]
         reads = [asyncio.create_task(viewer.read(leaving.url)) for viewer in viewers]
         await asyncio.gather(*(viewer.until(lambda viewer: viewer.position > 50) for viewer in viewers))
@@ -233,7 +233,7 @@ async def test_a_run_that_a_living_worker_holds_without_knowing_is_taken_up(stac
 async def test_a_worker_told_to_stop_hands_its_runs_to_another(make_stack: MakeStack) -> None:
     stack = make_stack(worker_grace=0.2)
     async with user(stack) as caller:
-        run_ids = await asyncio.gather(*(caller.create("unicode:300:75") for _ in range(10)))
+        run_ids = await asyncio.gather(*(caller.create("unicode:300:25") for _ in range(10)))
         async with reading(stack, caller, run_ids[0]) as viewer:
             await viewer.until(lambda viewer: viewer.position > 100)
             await asyncio.to_thread(stack.start_worker)
