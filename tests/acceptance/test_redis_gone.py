@@ -140,13 +140,15 @@ async def test_many_streams_stay_exact_though_redis_is_emptied_and_replaced_unde
         for _ in range(25):
             run_id = await caller.create("unicode:500:100")
             viewers.append(await all_read.enter_async_context(reading(stack, caller, run_id)))
+        later = []
         for position in (100, 500, 900):
             await viewers[-1].until(lambda viewer, position=position: viewer.position > position)
             flush(stack)
-            later = await caller.create("sim:5")
+            later.append(await caller.create("sim:5"))
             with killed(stack):
                 pass
-        assert (await caller.ended(later))["status"] == "completed"
+        for run_id in later:
+            assert (await caller.ended(run_id))["status"] == "completed"
         await all_read.aclose()
         for viewer in viewers:
             assert (viewer.attempt, viewer.text) == (1, unicode_text(500))

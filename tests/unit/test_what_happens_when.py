@@ -1,6 +1,5 @@
 """Each row of the README's table of faults names a test that there is."""
 
-import ast
 import re
 from pathlib import Path
 
@@ -23,8 +22,7 @@ def rows() -> list[str]:
 
 def existing() -> list[str]:
     return [
-        node.name
+        name
         for file in TESTS.rglob("test_*.py")
-        for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+        for name in re.findall(r"^(?:async )?def (test_\w+)\(", file.read_text(), re.MULTILINE)
     ]
