@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from itertools import count
-from statistics import median
+from itertools import count, takewhile
 
 import httpx
 import pytest
@@ -19,12 +18,6 @@ from viewer import DEADLINE, Viewer
 STREAMS = 200
 HANDED_OVER = 2
 """Seconds after SIGTERM within which a stream is let go, and after its pause goes on elsewhere."""
-
-
-def assert_in_time(seconds: list[float]) -> None:
-    """As promised at the median; this process has all the clients in it, and other tests beside it."""
-    assert median(seconds) < HANDED_OVER
-    assert max(seconds) < 5 * HANDED_OVER
 
 
 class Follower:
@@ -64,10 +57,11 @@ class Posting:
 
     def __init__(self, stack: Stack, caller: Caller) -> None:
         self.keys: dict[str, str] = {}
+        self.enough = False
         self._stack, self._caller = stack, caller
 
     async def go_on(self) -> None:
-        for number in count():
+        for number in takewhile(lambda _: not self.enough, count()):
             key = f"order-{number}"
             while key not in self.keys:
                 try:
@@ -99,22 +93,22 @@ async def test_a_deploy_loses_nothing_and_shows_no_error_to_clients_that_follow_
             told = time.monotonic()
             await asyncio.to_thread(stack.stop, api)
             await until(lambda told=told, left=reading_it: all(each.left > told for each in left), "all were let go")
-            assert_in_time([each.left - told for each in reading_it])
+            assert all(each.left - told < HANDED_OVER for each in reading_it)
         for worker in old_workers:
             assert await asyncio.to_thread(stack.stop, worker) == 0
         await asyncio.gather(*following)
-        posted.cancel()
+        posting.enough = True
+        await posted
         for each in followers:
             assert each.viewer.text == unicode_text(80)
             assert each.viewer.end
             assert each.viewer.end[0] == "run.completed"
             assert {restart["reason"] for restart in each.viewer.restarts} <= {"worker_stopped"}
-        assert_in_time([seconds for each in followers for seconds in each.handed_over])
+        assert all(seconds < HANDED_OVER for each in followers for seconds in each.handed_over)
         pauses = [pause for each in followers for pause in each.viewer.retries]
         assert max(pauses) - min(pauses) > 1000, "they do not come back in one wave"
         assert min(pauses) >= 100
         assert max(pauses) <= 1500
         for run_id in posting.keys.values():
             assert (await caller.ended(run_id))["output"]["text"] == words(5)
-        unanswered = (await rows(stack, "select count(*) from runs"))[0][0] - STREAMS - len(posting.keys)
-        assert unanswered in {0, 1}, "at most the request that was under way as the clients stopped"
+        assert (await rows(stack, "select count(*) from runs"))[0][0] == STREAMS + len(posting.keys)
