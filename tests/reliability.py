@@ -56,6 +56,15 @@ def logged(stack: Stack, run_id: str) -> list[tuple[str, str]]:
     return [(entry_id.decode(), fields[b"e"].split(b" ", 2)[1].decode()) for entry_id, fields in entries]
 
 
+def jobs(stack: Stack) -> list[str]:
+    """All that Redis keeps of jobs: of those that wait, and of those that were taken."""
+    with redis.Redis.from_url(stack.redis_url, socket_timeout=DEADLINE, decode_responses=True) as client:
+        names = client.scan_iter(count=1000)
+        return [
+            name for name in names if name == "runstream:queue:default" or name.startswith(("arq:", "runstream:taken:"))
+        ]
+
+
 async def rows(stack: Stack, query: str, *arguments: Any) -> list[asyncpg.Record]:
     connection = await asyncpg.connect(stack.database_url, timeout=DEADLINE, command_timeout=DEADLINE)
     try:

@@ -82,6 +82,7 @@ class _Process:
             leases=leases,
             jobs=jobs,
             token_log=self._token_log,
+            queue=settings.queue,
             interval=settings.sweep_interval,
             steady=lambda: self._lease.steady,
         )
@@ -96,6 +97,7 @@ class _Process:
             self._execute,
             ArqRedis(self._redis.connection_pool),
             self._waiting,
+            worker=self._id,
             queue=self._settings.queue,
             max_jobs=self._settings.worker_slots,
             job_timeout=self._settings.run_timeout + 60,

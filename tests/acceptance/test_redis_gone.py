@@ -16,6 +16,7 @@ from reliability import (
     MakeStack,
     assert_told_the_same_after_the_end,
     flush,
+    jobs,
     reading,
     rows,
     stopped,
@@ -111,6 +112,27 @@ async def test_all_goes_on_by_postgres_while_redis_is_away_for_long_and_readers_
             assert (await caller.ended(answer.json()["id"]))["output"]["text"] == words(5)
         await until(lambda: not stack.provider_stats()["open_streams"], "the calls are closed")
         await assert_told_the_same_after_the_end(stack, caller, viewer)
+
+
+@pytest.mark.promise("P1", "P5")
+async def test_the_jobs_of_a_worker_that_was_lost_meanwhile_are_gone_when_redis_is_back(make_stack: MakeStack) -> None:
+    stack = make_stack()
+    async with user(stack) as caller:
+        run_ids = [await caller.create("hang:1") for _ in range(3)]
+        for run_id in run_ids:
+            await until_status(stack, run_id, "running")
+        doomed = stack.workers[0]
+        saviour = await asyncio.to_thread(stack.start_worker)
+        with stalled(stack):
+            stack.kill(doomed)
+            for run_id in run_ids:
+                await until_status(stack, run_id, "queued")
+            await until(lambda: "sweep_failed" in saviour.output(), "the sweep has given up what it asks of Redis")
+        for run_id in run_ids:
+            await until_status(stack, run_id, "running")
+            await caller.cancel(run_id)
+            await until_status(stack, run_id, "cancelled")
+    await until(lambda: not jobs(stack), "no job is left")
 
 
 @pytest.mark.promise("P1", "P2")

@@ -8,13 +8,13 @@ from itertools import cycle
 
 import aiohttp
 import pytest
-import redis
 
 from caller import Caller, words
 from reliability import (
     MakeStack,
     assert_told_the_same_after_the_end,
     flush,
+    jobs,
     logged,
     reading,
     rows,
@@ -184,12 +184,7 @@ async def test_a_killed_worker_leaves_nothing_in_the_queue(make_stack: MakeStack
             async with reading(stack, caller, run_id) as viewer:
                 await viewer.until(lambda viewer: viewer.attempt == 2)
                 await caller.cancel(run_id)
-
-    def empty() -> bool:
-        with redis.Redis.from_url(stack.redis_url, socket_timeout=DEADLINE, decode_responses=True) as client:
-            return not any(key.startswith("arq:") or key == "runstream:queue:default" for key in client.scan_iter())
-
-    await until(empty, "no job is left")
+    await until(lambda: not jobs(stack), "no job is left")
 
 
 @pytest.mark.promise("P1")

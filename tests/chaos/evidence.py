@@ -31,11 +31,10 @@ select run_id, attempt, outcome, worker, extract(epoch from started_at)::float a
 
 @dataclass(frozen=True)
 class Key:
-    """One of Redis' keys. `ttl` is in ms, negative where it has none; `content` is a queue's, with its scores."""
+    """One of Redis' keys. `ttl` is in ms, negative where it has none."""
 
     name: str
     ttl: int
-    content: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,6 @@ class Evidence:
     keys: list[Key]
     streams: int
     """Connections of clients that API processes still hold."""
-    workers: set[str]
-    """Those that are alive."""
     outputs: dict[str, str]
     living: dict[str, bool]
 
@@ -60,7 +57,7 @@ async def gather(stage: Stage, told: list[Told]) -> Evidence:
     runs = await _rows(stage, _RUNS)
     await _until(lambda: not _provider(stage, "stats")["open_streams"])
     await _until(lambda: not _client_connections(stage))
-    await _until(lambda: not any(_is_bell(key.name) for key in _keys(stage)))
+    await _until(lambda: not any(_is_of_the_queue(key.name) for key in _keys(stage)))
     record = _provider(stage, "calls")
     return Evidence(
         told=told,
@@ -71,7 +68,6 @@ async def gather(stage: Stage, told: list[Told]) -> Evidence:
         provider=_provider(stage, "stats"),
         keys=_keys(stage),
         streams=_client_connections(stage),
-        workers={row[0] for row in await _rows(stage, "select id from workers where lease_until > now()")},
         outputs=stage.stack.outputs(),
         living={place.name: place.process.alive for place in stage.places},
     )
@@ -109,20 +105,13 @@ def _redis(stage: Stage, ask: Callable[[redis.Redis], Any]) -> Any:
 
 def _keys(stage: Stage) -> list[Key]:
     def read(client: redis.Redis) -> list[Key]:
-        return [
-            Key(name, client.pttl(name), dict(client.zrange(name, 0, -1, withscores=True)) if _is_queue(name) else {})
-            for name in client.scan_iter(count=1000)
-        ]
+        return [Key(name, client.pttl(name)) for name in client.scan_iter(count=1000)]
 
     return _redis(stage, read)
 
 
-def _is_queue(name: str) -> bool:
-    return name == "runstream:queue:default"
-
-
-def _is_bell(name: str) -> bool:
-    return name == "runstream:doorbell:default"
+def _is_of_the_queue(name: str) -> bool:
+    return not name.startswith("runstream:run:") and not name.endswith(":health-check")
 
 
 def _client_connections(stage: Stage) -> int:

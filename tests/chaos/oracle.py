@@ -190,9 +190,8 @@ def _sent_again(call: dict[str, Any], after: dict[str, Any] | None) -> bool:
 
 def _left_over(evidence: Evidence) -> Iterator[Wrong]:
     ended = {run["id"] for run in evidence.runs if run["status"] in ENDED}
-    unforgotten = set(_unforgotten(evidence))
     for key in evidence.keys:
-        if (what := _orphan(key, ended, unforgotten)) is not None:
+        if (what := _orphan(key, ended)) is not None:
             yield Wrong("left over", f"in Redis: {key.name}: {what}")
     if evidence.provider["open_streams"]:
         yield Wrong("left over", f"{evidence.provider['open_streams']} calls are open at the provider")
@@ -203,24 +202,12 @@ def _left_over(evidence: Evidence) -> Iterator[Wrong]:
             yield Wrong("left over", f"{name} has ended by itself")
 
 
-def _unforgotten(evidence: Evidence) -> Iterator[str]:
-    """Jobs that may be left for a while: of workers that died between the end of an attempt and that of its job."""
-    for attempt in evidence.attempts:
-        if attempt["worker"] not in evidence.workers and attempt["outcome"] != "lapsed":
-            yield f"{attempt['run_id']}:{attempt['attempt'] - 1}"
-
-
-def _orphan(key: Key, ended: set[str], unforgotten: set[str]) -> str | None:
+def _orphan(key: Key, ended: set[str]) -> str | None:
     if key.name.startswith("runstream:run:"):
         run_id = key.name.rpartition(":")[2]
         if run_id not in ended:
             return "the log of no run that ended"
         return None if 0 < key.ttl <= DAY else f"a log that stays for {key.ttl} ms"
-    if key.name == "runstream:queue:default":
-        left = [job for job in key.content if job not in unforgotten]
-        return f"{len(left)} jobs: {left[:3]}" if left else None
-    if key.name.startswith("arq:") and key.ttl > 0 and key.name.split(":", 2)[2] in unforgotten:
-        return None
     if key.name.endswith(":health-check") and key.ttl > 0:
         return None
     return f"stays for {key.ttl} ms"

@@ -159,6 +159,7 @@ class Worker:
             leases=self.leases,
             jobs=self.jobs,
             token_log=self.log,
+            queue=QUEUE,
             interval=1,
             steady=lambda: True,
         )

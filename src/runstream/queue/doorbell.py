@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 from arq.connections import ArqRedis
-from arq.constants import in_progress_key_prefix, job_key_prefix
+from arq.constants import job_key_prefix
 from arq.jobs import deserialize_job_raw
 from arq.worker import Worker, func
 from redis.asyncio import Redis
@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from runstream.domain.errors import whereabouts
 from runstream.queue.enqueue import loads, script
-from runstream.queue.names import JOB, doorbell_key, queue_key
+from runstream.queue.names import JOB, doorbell_key, queue_key, taken_key
 from runstream.redis_script import ScriptConnection
 
 _POLL = 1.0
@@ -30,8 +30,9 @@ log = structlog.get_logger(__name__)
 class WokenWorker(Worker):
     """Takes jobs when the doorbell rings, as many as it has room for, in one call.
 
-    A job in progress moves to the time at which it counts as lost, instead of staying in the way of those behind
-    it. arq's counting of tries and its results are left out: Postgres knows the attempts.
+    A job that was taken moves to the time at which it counts as lost, instead of staying in the way of those behind
+    it, and is noted as this worker's: should the worker be lost, it is due at once (`JobQueue.restore`). arq's
+    counting of tries and its results are left out: Postgres knows the attempts.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class WokenWorker(Worker):
         redis: ArqRedis,
         bell: Redis,
         *,
+        worker: str,
         queue: str,
         max_jobs: int,
         job_timeout: float,
@@ -65,6 +67,7 @@ class WokenWorker(Worker):
         )
         self._bell = bell
         self._bell_key = doorbell_key(queue)
+        self._keys = [queue_key(queue), taken_key(queue, worker)]
         self._take = ScriptConnection(bell, script("claim.lua"), timeout=timeout)
         self._finish = ScriptConnection(bell, script("finish.lua"), timeout=timeout)
         self._finished: list[str] = []
@@ -95,7 +98,7 @@ class WokenWorker(Worker):
         if not self.allow_pick_jobs or room <= 0:
             return False
         again = int(self.in_progress_timeout_s * 1000)
-        taken = await self._take([self.queue_name], [room, again, job_key_prefix, in_progress_key_prefix])
+        taken = await self._take(self._keys, [room, again, job_key_prefix])
         for job_id, job in zip(taken[::2], taken[1::2], strict=True):
             self._start(job_id.decode(), job)
         return bool(taken)
@@ -123,7 +126,7 @@ class WokenWorker(Worker):
         finished, self._finished = self._finished, []
         try:
             if finished:
-                await self._finish([self.queue_name], [job_key_prefix, in_progress_key_prefix, *finished])
+                await self._finish(self._keys, [job_key_prefix, *finished])
         except (RedisError, OSError, TimeoutError) as error:
             self._finished += finished
             log.warning("jobs_not_forgotten", jobs=len(finished), error=type(error).__name__)

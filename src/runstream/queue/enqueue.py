@@ -6,11 +6,11 @@ from importlib.resources import files
 from typing import Any
 
 import orjson
-from arq.constants import in_progress_key_prefix, job_key_prefix
+from arq.constants import job_key_prefix
 from arq.jobs import serialize_job
 from redis.asyncio import Redis
 
-from runstream.queue.names import JOB, doorbell_key, queue_key
+from runstream.queue.names import JOB, doorbell_key, queue_key, taken_key
 from runstream.redis_script import ScriptConnection
 
 _BELLS = 32
@@ -43,7 +43,7 @@ class JobQueue:
         """`timeout`, in seconds, bounds a call."""
         self._redis = redis
         self._put = ScriptConnection(redis, script("enqueue.lua"), timeout=timeout)
-        self._drop = ScriptConnection(redis, script("finish.lua"), timeout=timeout)
+        self._restore = ScriptConnection(redis, script("restore.lua"), timeout=timeout)
 
     async def enqueue(self, run_id: str, attempt: int, queue: str, *, delay: float = 0) -> bool:
         """Make `attempt` due in `delay` seconds and wake a worker; False where it was in the queue already.
@@ -56,13 +56,14 @@ class JobQueue:
         ttl = int((delay + _KEEP) * 1000)
         return bool(await self._put(keys, [job_id, job, ttl, int(delay * 1000), _BELLS]))
 
-    async def forget(self, lost: Iterable[tuple[str, int]], queue: str) -> None:
-        """Drop the jobs of attempts that have begun and whose worker is gone: they would stay until they count as lost.
+    async def restore(self, lost: Iterable[str], queue: str) -> int:
+        """Make due at once what workers that are gone had taken; answers how many jobs that were.
 
-        Raises TimeoutError or redis' errors.
+        A job whose run needs nothing any more is dropped by the worker that takes it. Raises TimeoutError or redis'
+        errors.
         """
-        job_ids = [f"{run_id}:{attempt - 1}" for run_id, attempt in lost]
-        await self._drop([queue_key(queue)], [job_key_prefix, in_progress_key_prefix, *job_ids])
+        taken = [taken_key(queue, worker) for worker in lost]
+        return int(await self._restore([queue_key(queue), doorbell_key(queue), *taken], []))
 
     async def depth(self, queue: str) -> int:
         """Jobs that wait or are being run."""
@@ -70,4 +71,4 @@ class JobQueue:
 
     async def aclose(self) -> None:
         await self._put.aclose()
-        await self._drop.aclose()
+        await self._restore.aclose()

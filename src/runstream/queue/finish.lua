@@ -1,8 +1,9 @@
 -- Forget jobs that are done.
 --
--- KEYS: queue. ARGV: arq's prefixes of jobs and of in-progress keys, then the jobs' ids.
+-- KEYS: queue, the jobs that their worker has taken. ARGV: arq's prefix of jobs, then the jobs' ids.
 
-for i = 3, #ARGV do
+for i = 2, #ARGV do
   redis.call('ZREM', KEYS[1], ARGV[i])
-  redis.call('DEL', ARGV[1] .. ARGV[i], ARGV[2] .. ARGV[i])
+  redis.call('SREM', KEYS[2], ARGV[i])
+  redis.call('DEL', ARGV[1] .. ARGV[i])
 end

@@ -14,6 +14,11 @@ def doorbell_key(queue: str) -> str:
     return f"runstream:doorbell:{queue}"
 
 
+def taken_key(queue: str, worker: str) -> str:
+    """The set of the jobs that a worker has taken from a queue and is not done with."""
+    return f"runstream:taken:{queue}:{worker}"
+
+
 def control_channel(worker: str) -> str:
     """Where a worker is told at once what Postgres would tell it at its next heartbeat."""
     return f"runstream:worker:{worker}"

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 import structlog
@@ -40,14 +39,19 @@ class Sweep:
         leases: LeaseStore,
         jobs: JobQueue,
         token_log: TokenLog,
+        queue: str,
         interval: float,
         steady: Callable[[], bool],
     ) -> None:
-        """`steady` says whether a lapsed lease is to be taken for a lost worker's now."""
+        """`queue` is the one whose jobs are restored from lost workers.
+
+        `steady` says whether a lapsed lease is to be taken for a lost worker's now.
+        """
         self._store = store
         self._leases = leases
         self._jobs = jobs
         self._log = token_log
+        self._queue = queue
         self._interval = interval
         self._steady = steady
 
@@ -64,6 +68,7 @@ class Sweep:
 
     async def once(self) -> None:
         await self._take_up_lapsed()
+        await self._restore_jobs()
         await self._enqueue_stranded()
         await self._leases.forget_dead(_FORGET)
 
@@ -73,18 +78,22 @@ class Sweep:
             return
         characters = await self._said(lapsed)
         requeued: list[Lapsed] = []
-        taken: dict[str, list[tuple[str, int]]] = defaultdict(list)
+        found = False
         for run in lapsed:
             if await self._take_up(run, characters.get(run.run_id, 0), requeued):
                 LAPSED.inc()
-                taken[run.queue].append((run.run_id, run.attempt))
+                found = True
                 log.warning("lease_lapsed", run_id=run.run_id, tenant=run.tenant, attempt=run.attempt)
-        SWEEPS_FOUND.labels("lapsed").inc(bool(taken))
+        SWEEPS_FOUND.labels("lapsed").inc(found)
         for run in requeued:
             reached(Point.SWEEP_REQUEUED)
             await self._jobs.enqueue(run.run_id, run.attempt, run.queue)
-        for queue, lost in taken.items():
-            await self._jobs.forget(lost, queue)
+
+    async def _restore_jobs(self) -> None:
+        """A lost worker's jobs would otherwise stay until they count as lost, and so would runs that it never began."""
+        dead = await self._leases.dead()
+        if dead and self._steady() and await self._jobs.restore(dead, self._queue):
+            SWEEPS_FOUND.labels("jobs").inc()
 
     async def _enqueue_stranded(self) -> None:
         stranded = await self._store.stranded(overdue=_OVERDUE, limit=_LIMIT)

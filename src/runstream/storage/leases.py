@@ -29,6 +29,7 @@ _RENEW = (
 _HELD = select(runs.c.id, runs.c.attempt, runs.c.cancel_requested_at.is_not(None)).where(
     runs.c.worker == bindparam("worker_id"), runs_are(Status.RUNNING)
 )
+_DEAD = select(workers.c.id).where(workers.c.lease_until < func.now())
 _NOBODY = "nobody"
 """A worker that never has a lease: what it holds counts as lapsed."""
 _LET_GO = (
@@ -70,6 +71,12 @@ class LeaseStore:
         with answering():
             async with self._engine.connect() as connection:
                 await connection.execute(statement)
+
+    async def dead(self) -> list[str]:
+        """The workers whose lease has lapsed and that are not forgotten yet."""
+        with answering():
+            async with self._engine.connect() as connection:
+                return [row.id for row in await connection.execute(_DEAD)]
 
     async def forget_dead(self, after: float) -> None:
         """Drop the rows of workers whose lease lapsed more than `after` seconds ago and that hold no run."""
