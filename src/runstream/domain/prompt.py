@@ -7,10 +7,18 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What is asked of a model, whichever it is."""
+    """What is asked of a model, whichever it is.
+
+    Messages, tools and formats have the form that chat completions gave them, whatever the provider speaks.
+    """
 
     messages: Sequence[Mapping[str, Any]]
     temperature: float | None = None
     max_output_tokens: int | None = None
     stop: Sequence[str] | None = None
     response_format: Mapping[str, Any] | None = None
+    tools: Sequence[Mapping[str, Any]] | None = None
+    tool_choice: str | Mapping[str, Any] | None = None
+    """`auto`, `none`, `required`, or the one function that is to be called."""
+    reasoning_effort: str | None = None
+    """`minimal`, `low`, `medium` or `high`."""

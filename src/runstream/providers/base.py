@@ -39,6 +39,24 @@ class TextDelta(NamedTuple):
     text: str
 
 
+class ReasoningDelta(NamedTuple):
+    """What the model says to itself, where the provider shows it; as it came in one read."""
+
+    text: str
+
+
+class ToolCallDelta(NamedTuple):
+    """A piece of a tool call. The first of each `index` carries `id` and `name`; the arguments' pieces joined are JSON.
+
+    Calls may take turns: `index` says whose piece it is.
+    """
+
+    index: int
+    id: str | None
+    name: str | None
+    arguments: str
+
+
 class Finished(NamedTuple):
     """The provider said that it is done. Comes once, last; a stream without it broke off."""
 
@@ -47,7 +65,7 @@ class Finished(NamedTuple):
     model: str | None = None
 
 
-Piece = Opened | TextDelta | Finished
+Piece = Opened | TextDelta | ReasoningDelta | ToolCallDelta | Finished
 
 
 class Provider(Protocol):
