@@ -45,7 +45,8 @@ class ReasoningDelta(NamedTuple):
     text: str
 
 
-class ToolCallDelta(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
     """A piece of a tool call. The first of each `index` carries `id` and `name`; the arguments' pieces joined are JSON.
 
     Calls may take turns: `index` says whose piece it is.
