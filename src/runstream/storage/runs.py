@@ -11,9 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from runstream.domain.errors import Unavailable
 from runstream.domain.run import UNKNOWN, AttemptRecord, Claim, Ending, Generation, Outcome, Request, Run, Status
 from runstream.domain.transcript import Transcript
-from runstream.domain.usage import Usage
 from runstream.storage import statements
 from runstream.storage.database import answering, connection_lost
+from runstream.storage.rows import attempt_of, claim_of, generation_values, made_run, run_of
 from runstream.storage.tables import runs
 from runstream.storage.together import Together
 
@@ -100,9 +100,9 @@ class RunStore:
             "idempotency_hash": None if body_hash is None else f"\\x{body_hash.hex()}",
         }
         if created_at := await self._inserts(given):
-            return Inserted(_queued(given, created_at), None)
+            return Inserted(made_run(given, created_at), None)
         if idempotency_key is None:
-            return Inserted(_run((await self._rows(statements.GET, tenant=tenant, run_id=run_id))[0]), None)
+            return Inserted(run_of((await self._rows(statements.GET, tenant=tenant, run_id=run_id))[0]), None)
         found = _earlier(await self._rows(statements.EARLIER, tenant=tenant, user=user, key=idempotency_key), body_hash)
         return Inserted(found.run, None) if found.run.id == run_id else found
 
@@ -118,7 +118,7 @@ class RunStore:
 
     async def get(self, tenant: str, run_id: str) -> Run | None:
         rows = await self._rows(statements.GET, tenant=tenant, run_id=run_id)
-        return _run(rows[0]) if rows else None
+        return run_of(rows[0]) if rows else None
 
     async def standing(self, tenant: str, run_id: str) -> Ended | None:
         """Where the run stands, in one statement with its transcript."""
@@ -133,12 +133,12 @@ class RunStore:
         query = _filtered(select(*statements.LISTED).where(runs.c.tenant == tenant), filters)
         if before is not None:
             query = query.where(runs.c.id < before)
-        return [_run(row) for row in await self._rows(query.order_by(runs.c.id.desc()).limit(limit))]
+        return [run_of(row) for row in await self._rows(query.order_by(runs.c.id.desc()).limit(limit))]
 
     async def find(self, run_id: str) -> Run | None:
         """Whosever it is: for those who run the service."""
         rows = await self._rows(statements.FIND, run_id=run_id)
-        return _run(rows[0]) if rows else None
+        return run_of(rows[0]) if rows else None
 
     async def newest(
         self, *, tenant: str | None, status: Status | None, since: str | None, before: str | None, limit: int
@@ -156,7 +156,7 @@ class RunStore:
             query = query.where(runs.c.id >= since)
         if before is not None:
             query = query.where(runs.c.id < before)
-        return [_run(row) for row in await self._rows(query)]
+        return [run_of(row) for row in await self._rows(query)]
 
     async def claim(self, run_id: str, worker: str) -> Claim | None:
         """queued -> running, as the next attempt. None where somebody else was first or the run has ended."""
@@ -167,7 +167,7 @@ class RunStore:
         for worker in {worker for _, worker in asked}:
             run_ids = [run_id for run_id, by in asked if by == worker]
             for row in await self._rows(statements.CLAIM, run_ids=run_ids, by=worker):
-                claimed[row.id, worker] = _claimed(row)
+                claimed[row.id, worker] = claim_of(row)
         return [claimed.pop(one, None) for one in asked]  # to one only, if two asked for the same
 
     async def requeue(
@@ -193,7 +193,7 @@ class RunStore:
             seconds=timedelta(seconds=delay),
             attempt_outcome=outcome,
             attempt_error=error,
-            **_values(generation),
+            **generation_values(generation),
         )
 
     async def end(self, run_id: str, ending: Ending, *, was: Status, attempt: int) -> bool:
@@ -215,7 +215,7 @@ class RunStore:
             finished_for=ending.finish_reason,
             attempt_outcome=ending.status if own else Outcome.LAPSED,
             attempt_error=ending.error if own else None,
-            **_values(ending.generation),
+            **generation_values(ending.generation),
         )
 
     async def retry(self, run_id: str, *, was: Status, attempt: int, reason: str) -> Run | None:
@@ -224,11 +224,11 @@ class RunStore:
         What it said and what it came to is gone from the run; its attempts keep what they came to.
         """
         rows = await self._rows(statements.RETRY, run_id=run_id, was=was, expected_attempt=attempt, reason=reason)
-        return _run(rows[0]) if rows else None
+        return run_of(rows[0]) if rows else None
 
     async def attempts(self, tenant: str, run_id: str) -> list[AttemptRecord]:
         """A run's attempts, the first one first; none where it is not there or not the tenant's."""
-        return [_attempt(row) for row in await self._rows(statements.ATTEMPTS, tenant=tenant, run_id=run_id)]
+        return [attempt_of(row) for row in await self._rows(statements.ATTEMPTS, tenant=tenant, run_id=run_id)]
 
     async def ended_so(self, run_id: str, ending: Ending) -> bool:
         """Whether the run's end is this one: for a writer that never got its answer."""
@@ -280,7 +280,7 @@ class RunStore:
 
 
 def _earlier(rows: Sequence[Row[Any]], body_hash: bytes | None) -> Inserted:
-    return Inserted(_run(rows[0]), rows[0].idempotency_hash == body_hash)
+    return Inserted(run_of(rows[0]), rows[0].idempotency_hash == body_hash)
 
 
 def _filtered(query: Select[Any], filters: Filters) -> Select[Any]:
@@ -297,103 +297,3 @@ def _filtered(query: Select[Any], filters: Filters) -> Select[Any]:
     if filters.created_before is not None:
         query = query.where(runs.c.created_at < filters.created_before)
     return query
-
-
-def _values(generation: Generation) -> dict[str, Any]:
-    usage = generation.usage
-    values = {
-        "provider": generation.provider,
-        "provider_model": generation.provider_model,
-        "provider_request_id": generation.provider_request_id,
-        "input_tokens": usage.input_tokens if usage else None,
-        "output_tokens": usage.output_tokens if usage else None,
-        "cached_tokens": usage.cached_tokens if usage else None,
-        "usage_estimated": usage is not None and usage.estimated,
-        "first_token_at": generation.first_token_at,
-    }
-    return {f"{name}_now": value for name, value in values.items()}
-
-
-def _attempt(row: Row[Any]) -> AttemptRecord:
-    generation = Generation(
-        row.provider, row.provider_model, row.provider_request_id, _usage(row._mapping), row.first_token_at
-    )
-    return AttemptRecord(
-        row.attempt, row.worker, Outcome(row.outcome), row.error, generation, row.started_at, row.ended_at
-    )
-
-
-def _usage(values: Mapping[Any, Any]) -> Usage | None:
-    """Of a run or of an attempt; None where it is not known."""
-    if values["output_tokens"] is None:
-        return None
-    return Usage(values["input_tokens"], values["output_tokens"], values["cached_tokens"], values["usage_estimated"])
-
-
-def _claimed(row: Row[Any]) -> Claim:
-    return Claim(
-        run_id=row.id,
-        tenant=row.tenant,
-        attempt=row.attempt,
-        max_attempts=row.max_attempts,
-        queue=row.queue,
-        feature=row.feature,
-        model=row.model,
-        input=row.input,
-        waited=float(row.waited),
-        restart_reason=row.restart_reason,
-    )
-
-
-def _queued(given: Mapping[str, Any], created_at: datetime) -> Run:
-    """The run as it was made."""
-    return Run(
-        id=given["id"],
-        tenant=given["tenant"],
-        user=given["user_id"],
-        status=given["status"],
-        max_attempts=given["max_attempts"],
-        queue=given["queue"],
-        feature=given["feature"],
-        prompt_version=given["prompt_version"],
-        model=given["model"],
-        subject_type=given["subject_type"],
-        subject_id=given["subject_id"],
-        input=given["input"],
-        metadata=given["metadata"],
-        created_at=created_at,
-    )
-
-
-def _run(row: Row[Any]) -> Run:
-    values = row._mapping
-    return Run(
-        id=values["id"],
-        tenant=values["tenant"],
-        user=values["user_id"],
-        status=Status(values["status"]),
-        attempt=values["attempt"],
-        max_attempts=values["max_attempts"],
-        queue=values["queue"],
-        feature=values["feature"],
-        prompt_version=values["prompt_version"],
-        model=values["model"],
-        provider=values["provider"],
-        provider_model=values["provider_model"],
-        subject_type=values["subject_type"],
-        subject_id=values["subject_id"],
-        input=values.get("input"),
-        output=values.get("output"),
-        error=values["error"],
-        finish_reason=values["finish_reason"],
-        usage=_usage(values),
-        cost=values["cost"],
-        cached=values["cached"],
-        retried_attempt=values["retried_attempt"],
-        metadata=values["metadata"],
-        created_at=values["created_at"],
-        started_at=values["started_at"],
-        first_token_at=values["first_token_at"],
-        finished_at=values["finished_at"],
-        cancel_requested_at=values["cancel_requested_at"],
-    )

@@ -1,0 +1,111 @@
+"""Between rows and what they stand for: runs, claims and attempts."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row
+
+from runstream.domain.run import AttemptRecord, Claim, Generation, Outcome, Run, Status
+from runstream.domain.usage import Usage
+
+
+def run_of(row: Row[Any]) -> Run:
+    values = row._mapping
+    return Run(
+        id=values["id"],
+        tenant=values["tenant"],
+        user=values["user_id"],
+        status=Status(values["status"]),
+        attempt=values["attempt"],
+        max_attempts=values["max_attempts"],
+        queue=values["queue"],
+        feature=values["feature"],
+        prompt_version=values["prompt_version"],
+        model=values["model"],
+        provider=values["provider"],
+        provider_model=values["provider_model"],
+        subject_type=values["subject_type"],
+        subject_id=values["subject_id"],
+        input=values.get("input"),
+        output=values.get("output"),
+        error=values["error"],
+        finish_reason=values["finish_reason"],
+        usage=_usage(values),
+        cost=values["cost"],
+        cached=values["cached"],
+        retried_attempt=values["retried_attempt"],
+        metadata=values["metadata"],
+        created_at=values["created_at"],
+        started_at=values["started_at"],
+        first_token_at=values["first_token_at"],
+        finished_at=values["finished_at"],
+        cancel_requested_at=values["cancel_requested_at"],
+    )
+
+
+def made_run(given: Mapping[str, Any], created_at: datetime) -> Run:
+    """The run as it was made, of what its row was given."""
+    return Run(
+        id=given["id"],
+        tenant=given["tenant"],
+        user=given["user_id"],
+        status=given["status"],
+        max_attempts=given["max_attempts"],
+        queue=given["queue"],
+        feature=given["feature"],
+        prompt_version=given["prompt_version"],
+        model=given["model"],
+        subject_type=given["subject_type"],
+        subject_id=given["subject_id"],
+        input=given["input"],
+        metadata=given["metadata"],
+        created_at=created_at,
+    )
+
+
+def claim_of(row: Row[Any]) -> Claim:
+    return Claim(
+        run_id=row.id,
+        tenant=row.tenant,
+        attempt=row.attempt,
+        max_attempts=row.max_attempts,
+        queue=row.queue,
+        feature=row.feature,
+        model=row.model,
+        input=row.input,
+        waited=float(row.waited),
+        restart_reason=row.restart_reason,
+    )
+
+
+def attempt_of(row: Row[Any]) -> AttemptRecord:
+    generation = Generation(
+        row.provider, row.provider_model, row.provider_request_id, _usage(row._mapping), row.first_token_at
+    )
+    return AttemptRecord(
+        row.attempt, row.worker, Outcome(row.outcome), row.error, generation, row.started_at, row.ended_at
+    )
+
+
+def generation_values(generation: Generation) -> dict[str, Any]:
+    """As the statements that end an attempt take it."""
+    usage = generation.usage
+    values = {
+        "provider": generation.provider,
+        "provider_model": generation.provider_model,
+        "provider_request_id": generation.provider_request_id,
+        "input_tokens": usage.input_tokens if usage else None,
+        "output_tokens": usage.output_tokens if usage else None,
+        "cached_tokens": usage.cached_tokens if usage else None,
+        "usage_estimated": usage is not None and usage.estimated,
+        "first_token_at": generation.first_token_at,
+    }
+    return {f"{name}_now": value for name, value in values.items()}
+
+
+def _usage(values: Mapping[Any, Any]) -> Usage | None:
+    """Of a run or of an attempt; None where it is not known."""
+    if values["output_tokens"] is None:
+        return None
+    return Usage(values["input_tokens"], values["output_tokens"], values["cached_tokens"], values["usage_estimated"])
