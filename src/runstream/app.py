@@ -31,6 +31,7 @@ from runstream.runs.watch import Watch
 from runstream.settings import Settings
 from runstream.storage.database import asyncpg_url, connect, open_pool
 from runstream.storage.keys import KeyStore
+from runstream.storage.lists import RunLists
 from runstream.storage.migrate import pending
 from runstream.storage.runs import RunStore
 from runstream.stream.hub import Hub
@@ -89,7 +90,7 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
     )
     await open_pool(engine, settings.database_pool)
     redis = redis_client(settings)
-    store = RunStore(engine)
+    store, lists = RunStore(engine), RunLists(engine)
     jobs = JobQueue(redis, timeout=settings.redis_timeout)
     waiting = redis_client(settings, waiting=True)
     token_log = open_log(settings, waiting)
@@ -101,7 +102,7 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
         max_age=settings.stream_max_age,
     )
     watch = Watch(store, hub, token_log)
-    backlog = Backlog(store, settings.queue, most=settings.max_queued, most_per_tenant=settings.max_queued_per_tenant)
+    backlog = Backlog(lists, settings.queue, most=settings.max_queued, most_per_tenant=settings.max_queued_per_tenant)
     submit = Submit(
         store=store,
         backlog=backlog,
@@ -116,6 +117,7 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
         missing_migration=partial(pending, engine),
         redis=redis,
         store=store,
+        lists=lists,
         keys=KeyCheck(KeyStore(engine)),
         jobs=jobs,
         queue=settings.queue,

@@ -25,6 +25,7 @@ from runstream.runs.cancel import stop
 from runstream.runs.retry import RETRYABLE, refusal, try_again
 from runstream.settings import load
 from runstream.storage.command import opened
+from runstream.storage.lists import RunLists
 from runstream.storage.runs import RunStore
 from runstream.stream.log import TokenLog
 
@@ -36,7 +37,7 @@ _PAGE = 100
 async def listed(*, status: Status | None, tenant: str | None, since: str | None, limit: int) -> list[str]:
     """A line for each run, newest first."""
     async with _desk() as desk:
-        runs = await desk.store.newest(tenant=tenant, status=status, since=_first(since), before=None, limit=limit)
+        runs = await desk.lists.newest(tenant=tenant, status=status, since=_first(since), before=None, limit=limit)
     return [_line(run) for run in runs]
 
 
@@ -67,7 +68,7 @@ async def retry_failed(since: str, tenant: str | None) -> AsyncIterator[tuple[bo
     """The same for each run that was asked for in this time and has failed, each once, whatever comes of it."""
     async with _desk() as desk:
         before: str | None = None
-        while failed := await desk.store.newest(
+        while failed := await desk.lists.newest(
             tenant=tenant, status=Status.FAILED, since=_first(since), before=before, limit=_PAGE
         ):
             for run in failed:
@@ -95,6 +96,7 @@ class _Desk:
     """What a command works with."""
 
     store: RunStore
+    lists: RunLists
     jobs: JobQueue
     redis: Redis
     token_log: TokenLog
@@ -126,7 +128,7 @@ async def _desk() -> AsyncIterator[_Desk]:
     jobs = JobQueue(redis, timeout=settings.redis_timeout)
     try:
         async with opened(settings.database_url.get_secret_value(), settings.database_timeout) as engine:
-            yield _Desk(RunStore(engine), jobs, redis, token_log)
+            yield _Desk(RunStore(engine), RunLists(engine), jobs, redis, token_log)
     finally:
         await jobs.aclose()
         await token_log.aclose()

@@ -18,7 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from runstream.domain.run import Ending, Request, Status
 from runstream.storage.database import connect
 from runstream.storage.leases import LeaseStore
-from runstream.storage.runs import Filters, RunStore
+from runstream.storage.lists import Filters, RunLists
+from runstream.storage.runs import RunStore
 
 DEADLINE = 120
 RUNS, QUEUED, RUNNING = 100_000, 100, 100
@@ -60,10 +61,10 @@ async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
 
 
 async def test_a_page_reads_about_the_runs_that_it_shows(engine: AsyncEngine) -> None:
-    store, size = RunStore(engine), 50
+    lists, size = RunLists(engine), 50
 
     def page(filters: Filters, before: str | None) -> Callable[[], Awaitable[list[Any]]]:
-        return lambda: store.page(TENANT, filters, before=before, limit=size)
+        return lambda: lists.page(TENANT, filters, before=before, limit=size)
 
     for filters in (
         Filters(),
@@ -99,25 +100,25 @@ async def test_each_step_of_a_run_reads_that_run(engine: AsyncEngine) -> None:
 
 
 async def test_an_operators_page_reads_what_was_asked_for_since(engine: AsyncEngine) -> None:
-    store, recent, size = RunStore(engine), 2000, 50
+    lists, recent, size = RunLists(engine), 2000, 50
     since = run_id(RUNS - recent)
     for tenant, status, before in product((None, TENANT), (None, Status.FAILED), (None, run_id(RUNS - 100))):
 
         async def page(tenant: str | None = tenant, status: Status | None = status, before: str | None = before) -> Any:
-            return await store.newest(tenant=tenant, status=status, since=since, before=before, limit=size)
+            return await lists.newest(tenant=tenant, status=status, since=since, before=before, limit=size)
 
         assert len(await page()) == size, (tenant, status, before)
         assert await rows_read(engine, page) <= recent, (tenant, status, before)
 
 
 async def test_the_sweep_and_the_metrics_read_what_has_not_ended(engine: AsyncEngine) -> None:
-    store, leases = RunStore(engine), LeaseStore(engine)
-    assert await store.counts() == {"queued": QUEUED, "running": RUNNING}
+    store, lists, leases = RunStore(engine), RunLists(engine), LeaseStore(engine)
+    assert await lists.counts() == {"queued": QUEUED, "running": RUNNING}
     questions: dict[str, Callable[[], Awaitable[Any]]] = {
         "lapsed": lambda: store.lapsed(100),
         "stranded": lambda: store.stranded(overdue=3600, limit=100),
-        "counts": store.counts,
-        "queued": lambda: store.queued("default"),
+        "counts": lists.counts,
+        "queued": lambda: lists.queued("default"),
         "forget": lambda: leases.forget_dead(3600),
         "renew": lambda: leases.renew("worker-1", "host", 3600),
     }

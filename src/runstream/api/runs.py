@@ -29,7 +29,7 @@ from runstream.domain.ids import is_run_id
 from runstream.domain.run import Status
 from runstream.runs.submit import Asked
 from runstream.runs.watch import MAX_WAIT
-from runstream.storage.runs import Filters
+from runstream.storage.lists import Filters
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"], responses=refusals(401, 422, 503))
 
@@ -106,7 +106,7 @@ async def list_runs(
     if cursor is not None and not is_run_id(cursor):
         raise InvalidRequest("A page's cursor is the 'next' of the page before it.", param="cursor")
     filters = Filters(status, feature, user, subject_type, subject_id, created_after, created_before)
-    runs = await services.store.page(asking.tenant, filters, before=cursor, limit=limit + 1)
+    runs = await services.lists.page(asking.tenant, filters, before=cursor, limit=limit + 1)
     shown = [RunObject.of(run) for run in runs[:limit]]
     return _json(RunPage(data=shown, next=shown[-1].id if len(runs) > limit else None))
 

@@ -16,6 +16,7 @@ from runstream.runs.cancel import Cancel
 from runstream.runs.retry import Retry
 from runstream.runs.submit import Submit
 from runstream.runs.watch import Watch
+from runstream.storage.lists import RunLists
 from runstream.storage.runs import RunStore
 from runstream.stream.hub import Hub
 
@@ -25,6 +26,7 @@ class Services:
     missing_migration: Callable[[], Awaitable[str | None]]
     redis: Redis
     store: RunStore
+    lists: RunLists
     keys: KeyCheck
     jobs: JobQueue
     queue: str

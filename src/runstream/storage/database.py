@@ -1,14 +1,14 @@
 """The connection to Postgres."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from inspect import signature
 from typing import Any
 
 import asyncpg
 import orjson
-from sqlalchemy import event
+from sqlalchemy import Executable, Row, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -72,6 +72,13 @@ async def open_pool(engine: AsyncEngine, connections: int) -> None:
     opening = [engine.connect() for _ in range(connections)]
     await asyncio.gather(*(connection.start() for connection in opening), return_exceptions=True)
     await asyncio.gather(*(connection.close() for connection in opening), return_exceptions=True)
+
+
+async def ask(engine: AsyncEngine, statement: Executable, **values: Any) -> Sequence[Row[*tuple[Any, ...]]]:
+    """The rows that one statement answers. Raises Unavailable."""
+    with answering():
+        async with engine.connect() as connection:
+            return (await connection.execute(statement, values)).all()
 
 
 @contextmanager

@@ -1,18 +1,18 @@
 """Runs in Postgres. Every change of status is one guarded UPDATE that says what it expected to find."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, NamedTuple
 
-from sqlalchemy import Executable, Row, Select, select
+from sqlalchemy import Executable, Row, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runstream.domain.errors import Unavailable
 from runstream.domain.run import UNKNOWN, AttemptRecord, Claim, Ending, Generation, Outcome, Request, Run, Status
 from runstream.domain.transcript import Transcript
 from runstream.storage import statements
-from runstream.storage.database import answering, connection_lost
+from runstream.storage.database import ask, connection_lost
 from runstream.storage.rows import attempt_of, claim_of, generation_values, made_run, run_of
 from runstream.storage.tables import runs
 from runstream.storage.together import Together
@@ -34,17 +34,6 @@ class Ended(NamedTuple):
     transcript: Transcript | None
 
 
-@dataclass(frozen=True, slots=True)
-class Filters:
-    status: Status | None = None
-    feature: str | None = None
-    user: str | None = None
-    subject_type: str | None = None
-    subject_id: str | None = None
-    created_after: datetime | None = None
-    created_before: datetime | None = None
-
-
 class Lapsed(NamedTuple):
     run_id: str
     tenant: str
@@ -62,7 +51,7 @@ class Queued(NamedTuple):
 
 class RunStore:
     def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+        self._ask = partial(ask, engine)
         self._inserts = Together(self._insert)
         self._claims = Together(self._claim)
 
@@ -102,61 +91,36 @@ class RunStore:
         if created_at := await self._inserts(given):
             return Inserted(made_run(given, created_at), None)
         if idempotency_key is None:
-            return Inserted(run_of((await self._rows(statements.GET, tenant=tenant, run_id=run_id))[0]), None)
-        found = _earlier(await self._rows(statements.EARLIER, tenant=tenant, user=user, key=idempotency_key), body_hash)
+            return Inserted(run_of((await self._ask(statements.GET, tenant=tenant, run_id=run_id))[0]), None)
+        found = _earlier(await self._ask(statements.EARLIER, tenant=tenant, user=user, key=idempotency_key), body_hash)
         return Inserted(found.run, None) if found.run.id == run_id else found
 
     async def _insert(self, given: Sequence[Mapping[str, Any]]) -> list[datetime | None]:
-        rows = await self._rows_though_lost(statements.INSERT, new_runs=given)
+        rows = await self._ask_though_lost(statements.INSERT, new_runs=given)
         new = {row.id: row.created_at for row in rows}
         return [new.get(run["id"]) for run in given]
 
     async def earlier(self, tenant: str, user: str, idempotency_key: str, body_hash: bytes | None) -> Inserted | None:
         """The run that the user made with this idempotency key."""
-        rows = await self._rows(statements.EARLIER, tenant=tenant, user=user, key=idempotency_key)
+        rows = await self._ask(statements.EARLIER, tenant=tenant, user=user, key=idempotency_key)
         return _earlier(rows, body_hash) if rows else None
 
     async def get(self, tenant: str, run_id: str) -> Run | None:
-        rows = await self._rows(statements.GET, tenant=tenant, run_id=run_id)
+        rows = await self._ask(statements.GET, tenant=tenant, run_id=run_id)
         return run_of(rows[0]) if rows else None
 
     async def standing(self, tenant: str, run_id: str) -> Ended | None:
         """Where the run stands, in one statement with its transcript."""
-        rows = await self._rows(statements.STANDING, tenant=tenant, run_id=run_id)
+        rows = await self._ask(statements.STANDING, tenant=tenant, run_id=run_id)
         if not rows:
             return None
         status, attempt, retried, events = rows[0]
         return Ended(Status(status), attempt, retried, None if events is None else Transcript.load(attempt, events))
 
-    async def page(self, tenant: str, filters: Filters, *, before: str | None, limit: int) -> list[Run]:
-        """Newest first; `before` is the id of the last run of the page before. Without input and output."""
-        query = _filtered(select(*statements.LISTED).where(runs.c.tenant == tenant), filters)
-        if before is not None:
-            query = query.where(runs.c.id < before)
-        return [run_of(row) for row in await self._rows(query.order_by(runs.c.id.desc()).limit(limit))]
-
     async def find(self, run_id: str) -> Run | None:
         """Whosever it is: for those who run the service."""
-        rows = await self._rows(statements.FIND, run_id=run_id)
+        rows = await self._ask(statements.FIND, run_id=run_id)
         return run_of(rows[0]) if rows else None
-
-    async def newest(
-        self, *, tenant: str | None, status: Status | None, since: str | None, before: str | None, limit: int
-    ) -> list[Run]:
-        """Newest first, with ids from `since` and up to `before`; without input and output.
-
-        Of all tenants where none is named: for those who run the service.
-        """
-        query = select(*statements.LISTED).order_by(runs.c.id.desc()).limit(limit)
-        if tenant is not None:
-            query = query.where(runs.c.tenant == tenant)
-        if status is not None:
-            query = query.where(runs.c.status == status)
-        if since is not None:
-            query = query.where(runs.c.id >= since)
-        if before is not None:
-            query = query.where(runs.c.id < before)
-        return [run_of(row) for row in await self._rows(query)]
 
     async def claim(self, run_id: str, worker: str) -> Claim | None:
         """queued -> running, as the next attempt. None where somebody else was first or the run has ended."""
@@ -166,7 +130,7 @@ class RunStore:
         claimed: dict[tuple[str, str], Claim] = {}
         for worker in {worker for _, worker in asked}:
             run_ids = [run_id for run_id, by in asked if by == worker]
-            for row in await self._rows(statements.CLAIM, run_ids=run_ids, by=worker):
+            for row in await self._ask(statements.CLAIM, run_ids=run_ids, by=worker):
                 claimed[row.id, worker] = claim_of(row)
         return [claimed.pop(one, None) for one in asked]  # to one only, if two asked for the same
 
@@ -223,77 +187,48 @@ class RunStore:
 
         What it said and what it came to is gone from the run; its attempts keep what they came to.
         """
-        rows = await self._rows(statements.RETRY, run_id=run_id, was=was, expected_attempt=attempt, reason=reason)
+        rows = await self._ask(statements.RETRY, run_id=run_id, was=was, expected_attempt=attempt, reason=reason)
         return run_of(rows[0]) if rows else None
 
     async def attempts(self, tenant: str, run_id: str) -> list[AttemptRecord]:
         """A run's attempts, the first one first; none where it is not there or not the tenant's."""
-        return [attempt_of(row) for row in await self._rows(statements.ATTEMPTS, tenant=tenant, run_id=run_id)]
+        return [attempt_of(row) for row in await self._ask(statements.ATTEMPTS, tenant=tenant, run_id=run_id)]
 
     async def ended_so(self, run_id: str, ending: Ending) -> bool:
         """Whether the run's end is this one: for a writer that never got its answer."""
         query = select(runs.c.status, runs.c.attempt).where(runs.c.id == run_id)
-        rows = await self._rows(query)
+        rows = await self._ask(query)
         return bool(rows) and (rows[0].status, rows[0].attempt) == (ending.status, ending.attempt)
 
     async def request_cancel(self, tenant: str, run_id: str) -> str | None:
         """Mark a running run as one to be stopped; answers the worker that runs it."""
-        rows = await self._rows(statements.REQUEST_CANCEL, of=tenant, run_id=run_id)
+        rows = await self._ask(statements.REQUEST_CANCEL, of=tenant, run_id=run_id)
         return rows[0].worker if rows else None
 
     async def lapsed(self, limit: int) -> list[Lapsed]:
         """Runs whose worker's lease has run out."""
-        return [Lapsed(*row) for row in await self._rows(statements.LAPSED, most=limit)]
+        return [Lapsed(*row) for row in await self._ask(statements.LAPSED, most=limit)]
 
     async def stranded(self, *, overdue: float, limit: int) -> list[Queued]:
         """Queued runs whose job should have been taken up `overdue` seconds ago; they count as enqueued anew.
 
         Their job may be lost (a crash between commit and enqueue, an emptied Redis) or may only be waiting.
         """
-        rows = await self._rows(statements.STRANDED, seconds=timedelta(seconds=overdue), most=limit)
+        rows = await self._ask(statements.STRANDED, seconds=timedelta(seconds=overdue), most=limit)
         return [Queued(*row) for row in rows]
 
-    async def queued(self, queue: str) -> dict[str, int]:
-        """How many runs wait in the queue, by tenant."""
-        return {row.tenant: row.runs for row in await self._rows(statements.QUEUED, in_queue=queue)}
-
-    async def counts(self) -> dict[str, int]:
-        """How many runs are queued and how many run, over all tenants."""
-        return {row.status: row.runs for row in await self._rows(statements.COUNTS)}
-
-    async def _rows(self, statement: Executable, **values: Any) -> Sequence[Row[*tuple[Any, ...]]]:
-        with answering():
-            async with self._engine.connect() as connection:
-                return (await connection.execute(statement, values)).all()
-
-    async def _rows_though_lost(self, statement: Executable, **values: Any) -> Sequence[Row[*tuple[Any, ...]]]:
+    async def _ask_though_lost(self, statement: Executable, **values: Any) -> Sequence[Row[*tuple[Any, ...]]]:
         """Ask a second time where the connection broke: for what may be done twice."""
         try:
-            return await self._rows(statement, **values)
+            return await self._ask(statement, **values)
         except Unavailable as error:
             if not connection_lost(error):
                 raise
-            return await self._rows(statement, **values)
+            return await self._ask(statement, **values)
 
     async def _changed(self, statement: Executable, **values: Any) -> bool:
-        return bool(await self._rows(statement, **values))
+        return bool(await self._ask(statement, **values))
 
 
 def _earlier(rows: Sequence[Row[Any]], body_hash: bytes | None) -> Inserted:
     return Inserted(run_of(rows[0]), rows[0].idempotency_hash == body_hash)
-
-
-def _filtered(query: Select[Any], filters: Filters) -> Select[Any]:
-    equal = {
-        runs.c.status: filters.status,
-        runs.c.feature: filters.feature,
-        runs.c.user_id: filters.user,
-        runs.c.subject_type: filters.subject_type,
-        runs.c.subject_id: filters.subject_id,
-    }
-    query = query.where(*(column == value for column, value in equal.items() if value is not None))
-    if filters.created_after is not None:
-        query = query.where(runs.c.created_at >= filters.created_after)
-    if filters.created_before is not None:
-        query = query.where(runs.c.created_at < filters.created_before)
-    return query

@@ -1,0 +1,86 @@
+"""Many runs of Postgres at once: pages of them, and how many there are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from runstream.domain.run import Run, Status
+from runstream.storage import statements
+from runstream.storage.database import ask
+from runstream.storage.rows import run_of
+from runstream.storage.tables import runs
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    status: Status | None = None
+    feature: str | None = None
+    user: str | None = None
+    subject_type: str | None = None
+    subject_id: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+class RunLists:
+    """Pages show the newest run first, and runs without input and output."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._ask = partial(ask, engine)
+
+    async def page(self, tenant: str, filters: Filters, *, before: str | None, limit: int) -> list[Run]:
+        """`before` is the id of the last run of the page before."""
+        query = _newest(before, limit).where(runs.c.tenant == tenant, *_fitting(filters))
+        return [run_of(row) for row in await self._ask(query)]
+
+    async def newest(
+        self, *, tenant: str | None, status: Status | None, since: str | None, before: str | None, limit: int
+    ) -> list[Run]:
+        """With ids from `since` on and before `before`.
+
+        Of all tenants where none is named: for those who run the service.
+        """
+        query = _newest(before, limit).where(*_equal({runs.c.tenant: tenant, runs.c.status: status}))
+        if since is not None:
+            query = query.where(runs.c.id >= since)
+        return [run_of(row) for row in await self._ask(query)]
+
+    async def queued(self, queue: str) -> dict[str, int]:
+        """How many runs wait in the queue, by tenant."""
+        return {row.tenant: row.runs for row in await self._ask(statements.QUEUED, in_queue=queue)}
+
+    async def counts(self) -> dict[str, int]:
+        """How many runs are queued and how many run, over all tenants."""
+        return {row.status: row.runs for row in await self._ask(statements.COUNTS)}
+
+
+def _newest(before: str | None, limit: int) -> Select[Any]:
+    query = select(*statements.LISTED).order_by(runs.c.id.desc()).limit(limit)
+    return query if before is None else query.where(runs.c.id < before)
+
+
+def _fitting(filters: Filters) -> list[ColumnElement[bool]]:
+    conditions = _equal(
+        {
+            runs.c.status: filters.status,
+            runs.c.feature: filters.feature,
+            runs.c.user_id: filters.user,
+            runs.c.subject_type: filters.subject_type,
+            runs.c.subject_id: filters.subject_id,
+        }
+    )
+    if filters.created_after is not None:
+        conditions.append(runs.c.created_at >= filters.created_after)
+    if filters.created_before is not None:
+        conditions.append(runs.c.created_at < filters.created_before)
+    return conditions
+
+
+def _equal(wanted: Mapping[ColumnElement[Any], str | None]) -> list[ColumnElement[bool]]:
+    """What is None may be anything."""
+    return [column == value for column, value in wanted.items() if value is not None]
