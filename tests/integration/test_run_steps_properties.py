@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from letters import Letters, held_letters, letters_of
 from runstream.api.events import frame
 from runstream.domain.cursor import Cursor
 from runstream.domain.errors import Unavailable
@@ -34,7 +35,7 @@ from runstream.storage.database import connect
 from runstream.storage.leases import LeaseStore
 from runstream.storage.runs import RunStore
 from runstream.stream.hub import Frame
-from runstream.stream.log import Outcome, TokenLog, key
+from runstream.stream.log import Outcome, TokenLog
 from runstream.stream.reader import join
 from runstream.stream.writer import WriteLoop, Writer
 
@@ -47,8 +48,6 @@ ENDED = frozenset({"completed", "failed", "cancelled"})
 ENDS = [("completed", False), ("failed", True), ("cancelled", False)]
 """How an attempt may settle, and whether the answer is lost."""
 REQUEST = Request("chat", "1", "sim:5", {"messages": []}, {})
-
-Letters = list[str]
 
 Move = tuple[Any, ...]
 
@@ -249,7 +248,7 @@ class World:
         mine = self._mine(number, index)
         if mine is None or mine.writer.fenced or mine.writer.sent >= mine.writer.transcript.end:
             return
-        held = await self._held()
+        held = await held_letters(self._redis, self._run_id)
         (answer,) = await self._workers[number].log.append([mine.writer.pending()])
         if held and held[0] > mine.attempt:
             assert answer.outcome is Outcome.FENCED
@@ -355,7 +354,7 @@ class World:
         for entry, _ in frames:
             assert entry.cursor > self._cursor
             fresh = entry.attempt > self._cursor.attempt
-            self._heard = (Letters() if fresh else self._heard) + _letters(entry.type, json.loads(entry.data))
+            self._heard = (Letters() if fresh else self._heard) + letters_of(entry.type, json.loads(entry.data))
             self._cursor = entry.cursor
             assert len(self._heard) == self._cursor.position
             assert self._heard == self._said[entry.attempt][: len(self._heard)]
@@ -385,7 +384,7 @@ class World:
         self._outcomes = outcomes
 
     async def _check_log(self) -> None:
-        held = await self._held()
+        held = await held_letters(self._redis, self._run_id)
         if held is None:
             return
         attempt, letters = held
@@ -405,7 +404,7 @@ class World:
 
     def _append(self, mine: Mine, type_: str, data: dict[str, Any]) -> None:
         mine.writer.append(type_, data)
-        self._said[mine.attempt] += _letters(type_, data)
+        self._said[mine.attempt] += letters_of(type_, data)
 
     async def _read_row(self) -> Row:
         row = await self._plain.fetchrow(
@@ -426,20 +425,6 @@ class World:
         query = "select exists (select from runs where id = $1 and status = 'running' and worker = $2)"
         return bool(await self._plain.fetchval(query, self._run_id, each.id))
 
-    async def _held(self) -> tuple[int, Letters] | None:
-        """What the log holds, read without the product: one attempt's letters, from the first on."""
-        attempts: set[int] = set()
-        letters: Letters = []
-        for entry_id, fields in await self._redis.xrange(key(self._run_id)):
-            attempt, end = map(int, entry_id.split(b"-"))
-            start, type_, data = fields[b"e"].split(b" ", 2)
-            assert int(start) == len(letters)
-            letters += _letters(type_.decode(), json.loads(data))
-            assert end == len(letters)
-            attempts.add(attempt)
-        assert len(attempts) <= 1
-        return (attempts.pop(), letters) if attempts else None
-
 
 def _legal(before: Row, now: Row) -> bool:
     """Whether a run may be changed so: a new attempt where one begins, or ends that nobody wrote."""
@@ -451,9 +436,5 @@ def _legal(before: Row, now: Row) -> bool:
     return more == 0 and before.status != "completed" and now.status == "queued"
 
 
-def _letters(type_: str, data: dict[str, Any]) -> Letters:
-    return list(data["text"]) if type_ == DELTA else [json.dumps((type_, data), sort_keys=True)]
-
-
 def _all_letters(row: Row) -> Letters:
-    return [letter for type_, data in json.loads(row.transcript or "[]") for letter in _letters(type_, data)]
+    return [letter for type_, data in json.loads(row.transcript or "[]") for letter in letters_of(type_, data)]

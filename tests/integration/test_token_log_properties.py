@@ -1,8 +1,7 @@
 """A run's events come exactly, whatever is lost: two writers, two API processes and their readers on a real Valkey.
 
-Hypothesis draws what happens in which order; nothing here knows how the product keeps its promise. An attempt is a
-list of letters, one for each position: a character of the model's text, or an event that is not text. A reader holds
-a cursor and the letters that it was told; the two must belong together at every moment.
+Hypothesis draws what happens in which order; nothing here knows how the product keeps its promise. A reader holds a
+cursor and the letters that it was told; the two must belong together at every moment.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from letters import Letters, held_letters, letters_of
 from runstream.api.events import frame
 from runstream.domain.cursor import Cursor
 from runstream.domain.errors import Unavailable
@@ -39,8 +39,6 @@ TINY = 120
 READERS = 3
 PAUSES = (0.001, 0.01)
 OPENING = {1: STARTED, 2: RESTARTED}
-
-Letters = list[str]
 
 texts = st.text("aé🙂\u0301𝒳", min_size=1, max_size=6)
 real = settings(
@@ -315,7 +313,7 @@ class World:
         if announced:
             self._append(attempt, *ending)
         else:
-            letters.append(json.dumps(ending))
+            letters += letters_of(*ending)
         for client in self._clients:
             if not client.open:
                 await client.start(0)
@@ -414,7 +412,7 @@ class World:
         And everybody who reads comes to hold it, without the end's help.
         """
         assert await self._writers[self._attempt].flush(DEADLINE)
-        attempt, held = await self._held()
+        attempt, held = await held_letters(self.redis, self._run_id) or (0, Letters())
         if self._worker_logs[self._attempt].whole:
             assert attempt == self._attempt
             assert held == self._said[attempt]
@@ -422,20 +420,6 @@ class World:
                 await client.caught_up(attempt, held)
         elif attempt:
             assert held == self._said[attempt][: len(held)]
-
-    async def _held(self) -> tuple[int, Letters]:
-        """What Redis holds, read without the product."""
-        attempts: set[int] = set()
-        letters: Letters = []
-        for entry_id, fields in await self.redis.xrange(key(self._run_id)):
-            attempt, end = map(int, entry_id.split(b"-"))
-            start, type_, data = fields[b"e"].split(b" ", 2)
-            assert int(start) == len(letters)
-            letters += _letters(type_.decode(), json.loads(data))
-            assert end == len(letters)
-            attempts.add(attempt)
-        assert len(attempts) <= 1
-        return (attempts.pop() if attempts else 0), letters
 
 
 class Client:
@@ -500,7 +484,7 @@ class Client:
         if attempt > self.attempt:
             assert type_ == OPENING[attempt], "a new attempt begins with saying so"
             self.attempt, self.letters = attempt, []
-        self.letters = self.letters + _letters(type_, json.loads(fields[4]))
+        self.letters = self.letters + letters_of(type_, json.loads(fields[4]))
         assert len(self.letters) == position, "the id is not the place"
         assert self.letters == self._world.letters(attempt)[:position]
         self.ids.append((attempt, position, self.letters))
@@ -514,10 +498,6 @@ class Client:
                     self.take(told.encoded)
                 self._told.set()
                 await self._going.wait()
-
-
-def _letters(type_: str, data: dict[str, Any]) -> Letters:
-    return list(data["text"]) if type_ == DELTA else [json.dumps((type_, data))]
 
 
 def _event(letter: str) -> list[Any]:
