@@ -13,7 +13,7 @@ import psutil
 import pytest
 import redis
 
-from caller import own_model, words
+from caller import Caller, own_model, words
 from proxy import Proxy
 from reliability import (
     assert_told_the_same_after_the_end,
@@ -29,7 +29,7 @@ from reliability import (
 from runstream.crash_points import Point
 from runstream.embedded.port import free_port
 from stack import Process, Stack
-from viewer import DEADLINE
+from viewer import DEADLINE, Viewer
 
 pytestmark = pytest.mark.promise("P3")
 
@@ -55,6 +55,22 @@ async def stands_still(process: Process) -> None:
 
 async def gave_up(process: Process) -> None:
     await until(lambda: "attempt_fenced" in process.output(), "it learns that it has lost the run")
+
+
+async def goes_on_too_late(stack: Stack, stalled: Process, viewer: Viewer) -> None:
+    """It stands still until another one's text is read, and learns that it has lost the run."""
+    await stands_still(stalled)
+    await asyncio.to_thread(stack.start_worker)
+    await viewer.until(lambda viewer: viewer.attempt == 2 and bool(viewer.text))
+    stalled.resume()
+    await gave_up(stalled)
+
+
+async def assert_the_other_completed_it(stack: Stack, caller: Caller, viewer: Viewer, text: str) -> None:
+    assert viewer.restarts == [LOST]
+    assert viewer.text == text
+    assert await outcomes(stack, viewer.run_id) == ["lapsed", "completed"]
+    await assert_told_the_same_after_the_end(stack, caller, viewer)
 
 
 async def assert_it_gave_up_once(stack: Stack, process: Process) -> None:
@@ -86,18 +102,11 @@ async def test_a_worker_that_stood_still_with_a_result_in_its_hands_does_not_wri
     async with user(stack) as caller:
         run_id = await caller.create("unicode:150:50")
         async with reading(stack, caller, run_id) as viewer:
-            await stands_still(stalled)
-            await asyncio.to_thread(stack.start_worker)
-            await viewer.until(lambda viewer: viewer.attempt == 2 and bool(viewer.text))
-            stalled.resume()
-            await gave_up(stalled)
+            await goes_on_too_late(stack, stalled, viewer)
             ((status, attempt),) = await rows(stack, "select status, attempt from runs where id = $1", run_id)
             assert (status, attempt) == ("running", 2), "the other one goes on"
-        assert viewer.restarts == [LOST]
-        assert viewer.text == unicode_text(150)
         assert {entry_id.split("-")[0] for entry_id, _ in logged(stack, run_id)} == {"2"}
-        assert await outcomes(stack, run_id) == ["lapsed", "completed"]
-        await assert_told_the_same_after_the_end(stack, caller, viewer)
+        await assert_the_other_completed_it(stack, caller, viewer, unicode_text(150))
     await assert_it_gave_up_once(stack, stalled)
 
 
@@ -106,15 +115,8 @@ async def test_a_worker_that_stood_still_as_it_renewed_its_lease_does_not_trust_
     async with user(stack) as caller:
         run_id = await caller.create("unicode:300:50")
         async with reading(stack, caller, run_id) as viewer:
-            await stands_still(stalled)
-            await asyncio.to_thread(stack.start_worker)
-            await viewer.until(lambda viewer: viewer.attempt == 2 and bool(viewer.text))
-            stalled.resume()
-            await gave_up(stalled)
-        assert viewer.restarts == [LOST]
-        assert viewer.text == unicode_text(300)
-        assert await outcomes(stack, run_id) == ["lapsed", "completed"]
-        await assert_told_the_same_after_the_end(stack, caller, viewer)
+            await goes_on_too_late(stack, stalled, viewer)
+        await assert_the_other_completed_it(stack, caller, viewer, unicode_text(300))
     await assert_it_gave_up_once(stack, stalled)
 
 
@@ -161,9 +163,7 @@ async def test_a_worker_that_stood_still_puts_nothing_back_into_a_redis_that_los
                         await gave_up(stalled)
                     assert ids == []
                     assert logged(stack, run_id) == []
-            assert viewer.restarts == [LOST]
-            assert viewer.text == unicode_text(300)
-            await assert_told_the_same_after_the_end(stack, caller, viewer)
+            await assert_the_other_completed_it(stack, caller, viewer, unicode_text(300))
         await assert_it_gave_up_once(stack, stalled)
         stack.kill(stalled)
 

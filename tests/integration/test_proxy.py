@@ -37,6 +37,14 @@ class Line:
     async def through(cls, proxy: Proxy) -> Line:
         return cls(*await asyncio.open_connection("127.0.0.1", proxy.port))
 
+    @classmethod
+    async def answered(cls, proxy: Proxy, data: bytes) -> Line:
+        """A connection on which the server has said again what it was told."""
+        line = await cls.through(proxy)
+        line.say(data)
+        assert await line.hear(len(data)) == data
+        return line
+
     def say(self, data: bytes) -> None:
         self._writer.write(data)
 
@@ -50,40 +58,28 @@ class Line:
 
 
 async def test_all_bytes_come_through(proxy: Proxy) -> None:
-    line, data = await Line.through(proxy), bytes(range(256)) * 20_000
-    line.say(data)
-    assert await line.hear(len(data)) == data
+    await Line.answered(proxy, bytes(range(256)) * 20_000)
 
 
 async def test_a_cut_drops_connections_and_refuses_new_ones_until_it_is_mended(proxy: Proxy) -> None:
-    line = await Line.through(proxy)
-    line.say(b"a")
-    await line.hear(1)
+    line = await Line.answered(proxy, b"a")
     proxy.cut()
     await line.dropped()
     with pytest.raises(ConnectionRefusedError):
         await Line.through(proxy)
     proxy.mend()
-    line = await Line.through(proxy)
-    line.say(b"b")
-    assert await line.hear(1) == b"b"
+    await Line.answered(proxy, b"b")
 
 
 async def test_a_reset_drops_connections_and_takes_new_ones(proxy: Proxy) -> None:
-    line = await Line.through(proxy)
-    line.say(b"a")
-    await line.hear(1)
+    line = await Line.answered(proxy, b"a")
     proxy.reset()
     await line.dropped()
-    line = await Line.through(proxy)
-    line.say(b"b")
-    assert await line.hear(1) == b"b"
+    await Line.answered(proxy, b"b")
 
 
 async def test_what_a_stall_held_comes_through_when_it_is_mended(proxy: Proxy) -> None:
-    before = await Line.through(proxy)
-    before.say(b"a")
-    await before.hear(1)
+    before = await Line.answered(proxy, b"a")
     proxy.stall()
     meanwhile = await Line.through(proxy)
     before.say(b"b")
