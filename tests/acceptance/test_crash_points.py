@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 
 import httpx
 import pytest
@@ -61,6 +62,18 @@ async def died(stack: Stack, process: Process) -> None:
 async def make_older(stack: Stack, run_id: str) -> None:
     """As if the run had been enqueued so long ago that the sweep looks for its job."""
     await rows(stack, "update runs set enqueued_at = enqueued_at - interval '1 minute' where id = $1", run_id)
+
+
+@asynccontextmanager
+async def orphaned(
+    stack: Stack, caller: Caller, point: Point, model: str = "sim:5", **environment: str
+) -> AsyncIterator[Viewer]:
+    """A viewer of a run whose worker has died at `point`; it reads on to the end."""
+    doomed = await worker(stack, point, **environment)
+    run_id = await caller.create(model)
+    async with reading(stack, caller, run_id) as viewer:
+        await died(stack, doomed)
+        yield viewer
 
 
 async def assert_ended_once(stack: Stack, caller: Caller, viewer: Viewer, status: str, *outcomes: str) -> None:
@@ -115,11 +128,8 @@ async def test_a_run_whose_api_process_dies_before_it_answers_is_run_and_found_a
 
 @pytest.mark.promise("P1")
 async def test_a_job_whose_worker_dies_before_it_claims_the_run_is_done_by_another(stack: Stack) -> None:
-    doomed = await worker(stack, Point.CLAIM_BEGUN)
     async with user(stack) as caller:
-        run_id = await caller.create()
-        async with reading(stack, caller, run_id) as viewer:
-            await died(stack, doomed)
+        async with orphaned(stack, caller, Point.CLAIM_BEGUN) as viewer:
             await worker(stack)
         assert viewer.text == words(5)
         assert viewer.restarts == []
@@ -133,12 +143,9 @@ async def test_a_job_whose_worker_dies_before_it_claims_the_run_is_done_by_anoth
 async def test_an_attempt_whose_worker_dies_before_its_end_is_written_begins_again_and_says_so(
     stack: Stack, point: Point, called: int
 ) -> None:
-    doomed = await worker(stack, point)
     model = own_model()
     async with user(stack) as caller:
-        run_id = await caller.create(model)
-        async with reading(stack, caller, run_id) as viewer:
-            await died(stack, doomed)
+        async with orphaned(stack, caller, point, model) as viewer:
             await worker(stack)
         assert viewer.restarts == [LOST]
         assert viewer.text == words(5)
@@ -149,12 +156,10 @@ async def test_an_attempt_whose_worker_dies_before_its_end_is_written_begins_aga
 @pytest.mark.promise("P1", "P2")
 @pytest.mark.parametrize("point", [Point.SETTLE_WRITTEN, Point.SETTLE_ANNOUNCED])
 async def test_an_attempt_whose_worker_dies_after_its_end_was_written_is_over(stack: Stack, point: Point) -> None:
-    doomed = await worker(stack, point)
     model = own_model()
     async with user(stack) as caller:
-        run_id = await caller.create(model)
-        async with reading(stack, caller, run_id) as viewer:
-            await died(stack, doomed)
+        async with orphaned(stack, caller, point, model) as viewer:
+            pass
         assert jobs(stack), "its worker did not come to forget its job"
         assert viewer.restarts == []
         assert viewer.text == words(5)
@@ -186,11 +191,8 @@ async def test_a_run_whose_worker_dies_as_it_gives_it_back_is_taken_up(stack: St
 
 @pytest.mark.promise("P1", "P5")
 async def test_a_run_whose_worker_dies_as_it_renews_its_lease_is_taken_up(stack: Stack) -> None:
-    doomed = await worker(stack, Point.LEASE_RENEWED, lease_interval="1.2")
     async with user(stack) as caller:
-        run_id = await caller.create("unicode:300:100")
-        async with reading(stack, caller, run_id) as viewer:
-            await died(stack, doomed)
+        async with orphaned(stack, caller, Point.LEASE_RENEWED, "unicode:300:100", lease_interval="1.2") as viewer:
             await worker(stack)
         assert viewer.restarts == [LOST]
         assert viewer.text == unicode_text(300)
