@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from itertools import cycle
 
 import aiohttp
+import orjson
 import pytest
+import redis
 
 from caller import Caller, words
 from reliability import (
@@ -184,6 +187,20 @@ async def test_a_killed_worker_leaves_nothing_in_the_queue(make_stack: MakeStack
             async with reading(stack, caller, run_id) as viewer:
                 await viewer.until(lambda viewer: viewer.attempt == 2)
                 await caller.cancel(run_id)
+    await until(lambda: not jobs(stack), "no job is left")
+
+
+async def test_a_job_that_was_taken_in_an_answer_that_was_lost_is_given_back(make_stack: MakeStack) -> None:
+    """Redis has done what it was asked, and the worker does not know: as it is put there by hand."""
+    stack = make_stack()
+    async with user(stack) as caller:
+        run_id = await caller.create("sim:5")
+        assert (await caller.ended(run_id))["status"] == "completed"
+    ready = next(line for line in stack.workers[0].output().splitlines() if "worker_ready" in line)
+    worker, job, later = orjson.loads(ready)["worker"], f"{run_id}:0", (time.time() + 1000) * 1000
+    with redis.Redis.from_url(stack.redis_url, socket_timeout=DEADLINE) as client:
+        client.zadd("runstream:queue:default", {job: later})
+        client.sadd(f"runstream:taken:default:{worker}", job)
     await until(lambda: not jobs(stack), "no job is left")
 
 

@@ -23,6 +23,8 @@ _POLL = 1.0
 _ANSWER = 5.0
 """Seconds that Redis may take longer than asked for."""
 _PAUSE = 0.5
+_OWN_UP = 5.0
+"""Seconds between two looks for jobs that were taken for this worker in an answer that it never got."""
 
 log = structlog.get_logger(__name__)
 
@@ -70,6 +72,8 @@ class WokenWorker(Worker):
         self._keys = [queue_key(queue), taken_key(queue, worker)]
         self._take = ScriptConnection(bell, script("claim.lua"), timeout=timeout)
         self._finish = ScriptConnection(bell, script("finish.lua"), timeout=timeout)
+        self._restore = ScriptConnection(bell, script("restore.lua"), timeout=timeout)
+        self._own_up_at = 0.0
         self._finished: list[str] = []
         self._slot_free = asyncio.Event()
 
@@ -81,15 +85,18 @@ class WokenWorker(Worker):
         """Close the connections that this worker opened itself."""
         await self._take.aclose()
         await self._finish.aclose()
+        await self._restore.aclose()
 
     async def _poll_iteration(self) -> None:
         try:
             taken = await self._take_jobs()
             await self._forget()
+            await self._own_up()
             await self.heart_beat()
             if not taken:
                 await self._wait()
         except (RedisError, OSError, TimeoutError) as error:
+            self._own_up_at = 0.0
             log.warning("queue_unreachable", error=type(error).__name__)
             await asyncio.sleep(_PAUSE)
 
@@ -130,6 +137,13 @@ class WokenWorker(Worker):
         except (RedisError, OSError, TimeoutError) as error:
             self._finished += finished
             log.warning("jobs_not_forgotten", jobs=len(finished), error=type(error).__name__)
+
+    async def _own_up(self) -> None:
+        """Give back what is noted as this worker's and is not at work here."""
+        now = self.loop.time()
+        if now >= self._own_up_at:
+            await self._restore([self._keys[0], self._bell_key, self._keys[1]], [*self.tasks, *self._finished])
+            self._own_up_at = now + _OWN_UP
 
     def _done(self, job_id: str, _task: asyncio.Task[None]) -> None:
         self.tasks.pop(job_id, None)
