@@ -19,7 +19,7 @@ from runstream.domain.errors import (
 )
 from runstream.domain.prompt import Prompt
 from runstream.domain.usage import Usage
-from runstream.providers import openai_chat
+from runstream.providers import account
 from runstream.providers.base import Call, Finished, Opened, ProviderConfig, TextDelta, Timeouts
 from runstream.providers.openai_chat import OpenAIChat
 from runstream.providers.simulated import Simulator, word
@@ -217,7 +217,7 @@ async def test_an_error_under_status_200_is_told_before_the_call_counts_as_opene
 async def test_after_the_finish_reason_neither_silence_nor_a_broken_connection_is_a_failure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(openai_chat, "_AFTER_FINISH_SECONDS", 0.1)
+    monkeypatch.setattr(account, "_AFTER_FINISH_SECONDS", 0.1)
     given_up = asyncio.Event()
 
     async def falls_silent(writer: asyncio.StreamWriter) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from runstream.domain.errors import ProviderProtocolError
 from runstream.domain.usage import Usage
+from runstream.providers.base import Piece, ReasoningDelta, TextDelta, ToolCallDelta
 from runstream.providers.chat_chunks import ChatAnswer
 
 DONE = b"[DONE]"
@@ -22,6 +23,11 @@ def delta(content: Any = None, finish_reason: str | None = None, **fields: Any) 
 
 
 FINISH = delta(finish_reason="stop")
+
+
+def said(pieces: list[Piece]) -> str:
+    assert all(isinstance(piece, TextDelta) for piece in pieces)
+    return "".join(piece.text for piece in pieces if isinstance(piece, TextDelta))
 
 
 def units(text: str) -> list[str]:
@@ -39,7 +45,7 @@ def test_text_cut_anywhere_even_within_a_surrogate_pair_is_put_together_whole(
     events = [delta("".join(halves[start:end])) for start, end in itertools.pairwise(edges)] + [FINISH]
     at = data.draw(st.integers(0, len(events)))
     answer = ChatAnswer()
-    got = answer.feed(events[:at]) + answer.feed(events[at:]) + answer.close()
+    got = said(answer.feed(events[:at]) + answer.feed(events[at:]) + answer.close())
     assert got == text.replace("\0", "\ufffd")
     assert answer.finished().reason == "stop"
 
@@ -50,7 +56,7 @@ def test_no_text_comes_out_that_utf8_or_postgres_cannot_hold(text: str, ascii_on
     event = json.dumps({"choices": [{"delta": {"content": text}}]}, ensure_ascii=ascii_only).encode(
         errors="surrogatepass"
     )
-    got = answer.feed([event]) + answer.close()
+    got = said(answer.feed([event]) + answer.close())
     got.encode()
     assert "\0" not in got
 
@@ -61,12 +67,12 @@ def test_no_text_comes_out_that_utf8_or_postgres_cannot_hold(text: str, ascii_on
 )
 def test_half_a_surrogate_pair_becomes_one_replacement_character(lone: str, kept: str) -> None:
     answer = ChatAnswer()
-    assert answer.feed([delta(lone)]) + answer.close() == kept
+    assert said(answer.feed([delta(lone)]) + answer.close()) == kept
 
 
 def test_bytes_that_are_not_utf8_are_replaced_and_the_rest_is_kept() -> None:
     answer = ChatAnswer()
-    assert answer.feed([b'{"choices":[{"delta":{"content":"a\xffb"}}]}']) == "a\ufffdb"
+    assert said(answer.feed([b'{"choices":[{"delta":{"content":"a\xffb"}}]}'])) == "a\ufffdb"
 
 
 @pytest.mark.parametrize(
@@ -88,28 +94,108 @@ def test_bytes_that_are_not_utf8_are_replaced_and_the_rest_is_kept() -> None:
 )
 def test_a_chunk_without_text_changes_nothing(unusual: bytes) -> None:
     answer = ChatAnswer()
-    assert answer.feed([unusual]) == ""
+    assert said(answer.feed([unusual])) == ""
     assert not answer.started
-    assert answer.feed([delta("a"), unusual, delta("b"), FINISH, DONE]) == "ab"
+    assert said(answer.feed([delta("a"), unusual, delta("b"), FINISH, DONE])) == "ab"
     assert answer.done
     assert answer.finished().reason == "stop"
 
 
 def test_text_that_came_together_is_one_text() -> None:
     answer = ChatAnswer()
-    assert answer.feed([delta("a"), delta("b"), delta("c")]) == "abc"
+    assert answer.feed([delta("a"), delta("b"), delta("c")]) == [TextDelta("abc")]
 
 
 def test_a_refusal_and_content_in_parts_are_text() -> None:
     answer = ChatAnswer()
     parts = [{"type": "thinking", "thinking": []}, {"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    assert answer.feed([delta(parts), delta(refusal="I cannot.")]) == "abI cannot."
+    assert said(answer.feed([delta(parts), delta(refusal="I cannot.")])) == "abI cannot."
 
 
-def test_reasoning_shows_that_the_model_has_begun() -> None:
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_reasoning_is_told_apart_from_text_in_the_order_in_which_both_came(field: str) -> None:
     answer = ChatAnswer()
-    assert answer.feed([delta(None, reasoning_content="hm")]) == ""
+    pieces = answer.feed(
+        [delta(None, **{field: "h"}), delta("", **{field: "m"}), delta("a"), delta("b", **{field: "?"})]
+    )
+    assert pieces == [ReasoningDelta("hm"), TextDelta("a"), ReasoningDelta("?"), TextDelta("b")]
     assert answer.started
+
+
+def test_reasoning_among_the_parts_of_content_is_reasoning() -> None:
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+    assert ChatAnswer().feed([delta([thinking, {"type": "text", "text": "a"}])]) == [
+        ReasoningDelta("hm"),
+        TextDelta("a"),
+    ]
+
+
+def tool(index: int | None = 0, call_id: str | None = None, name: str | None = None, arguments: Any = "") -> bytes:
+    fields = {"index": index, "id": call_id, "function": {"name": name, "arguments": arguments}}
+    return delta(None, tool_calls=[{name: value for name, value in fields.items() if value is not None}])
+
+
+def opened(index: int, call_id: str, name: str) -> ToolCallDelta:
+    return ToolCallDelta(index, call_id, name, "")
+
+
+def more(index: int, arguments: str) -> ToolCallDelta:
+    return ToolCallDelta(index, None, None, arguments)
+
+
+def test_tool_calls_are_opened_and_their_arguments_come_in_pieces() -> None:
+    answer = ChatAnswer()
+    assert answer.feed([delta("Let me see."), tool(0, "c1", "look"), tool(0, arguments='{"a"')]) == [
+        TextDelta("Let me see."),
+        opened(0, "c1", "look"),
+        more(0, '{"a"'),
+    ]
+    assert answer.feed(
+        [tool(0, arguments=":1"), tool(0, arguments="}"), tool(1, "c2", "go", "{"), tool(1, arguments="}")]
+    ) == [
+        more(0, ":1}"),
+        opened(1, "c2", "go"),
+        more(1, "{}"),
+    ]
+    assert answer.started
+
+
+def test_tool_calls_may_take_turns() -> None:
+    answer = ChatAnswer()
+    answer.feed([tool(0, "c1", "look"), tool(1, "c2", "go")])
+    assert answer.feed([tool(1, arguments="b"), tool(0, arguments="a"), tool(1, arguments="c")]) == [
+        more(1, "b"),
+        more(0, "a"),
+        more(1, "c"),
+    ]
+
+
+@pytest.mark.parametrize("index", [0, None])
+def test_whole_tool_calls_at_one_index_are_told_apart_by_their_ids(index: int | None) -> None:
+    answer = ChatAnswer()
+    assert answer.feed([tool(index, "c1", "look", {"a": 1}), tool(index, "c2", "go", "{}")]) == [
+        opened(0, "c1", "look"),
+        more(0, '{"a":1}'),
+        opened(1, "c2", "go"),
+        more(1, "{}"),
+    ]
+
+
+def test_an_id_that_is_repeated_with_each_piece_opens_one_call() -> None:
+    assert ChatAnswer().feed([tool(0, "c1", "look", "{"), tool(0, "c1", None, "}")]) == [
+        opened(0, "c1", "look"),
+        more(0, "{}"),
+    ]
+
+
+def test_a_tool_call_without_an_id_is_given_one() -> None:
+    assert ChatAnswer().feed([tool(3, None, "look")]) == [opened(0, "call_0", "look")]
+
+
+def test_a_tool_call_without_a_name_is_a_protocol_error() -> None:
+    answer = ChatAnswer()
+    assert answer.feed([delta("a"), tool(0, "c1", None, "{}")]) == [TextDelta("a")]
+    assert isinstance(answer.failure, ProviderProtocolError)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +247,7 @@ def test_the_model_is_the_one_that_the_provider_names() -> None:
 )
 def test_what_is_no_chunk_is_a_protocol_error_after_the_text_before_it(broken: bytes) -> None:
     answer = ChatAnswer()
-    assert answer.feed([delta("a"), broken, delta("b")]) == "a"
+    assert said(answer.feed([delta("a"), broken, delta("b")])) == "a"
     assert isinstance(answer.failure, ProviderProtocolError)
 
 
@@ -171,7 +257,7 @@ def test_what_is_no_chunk_is_a_protocol_error_after_the_text_before_it(broken: b
 )
 def test_an_error_object_is_kept_after_the_text_before_it(error: object) -> None:
     answer = ChatAnswer()
-    assert answer.feed([delta("a"), chunk(error=error), delta("b")]) == "a"
+    assert said(answer.feed([delta("a"), chunk(error=error), delta("b")])) == "a"
     assert answer.error == error
 
 

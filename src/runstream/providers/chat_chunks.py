@@ -8,8 +8,9 @@ import orjson
 
 from runstream.domain.errors import ProviderError, ProviderProtocolError
 from runstream.domain.usage import Usage
-from runstream.providers.base import Finished
-from runstream.providers.text import TextJoiner, clean
+from runstream.providers.base import Finished, Piece
+from runstream.providers.pieces import Pieces
+from runstream.providers.text import clean
 
 _MAX_NAME = 200
 _MAX_REASON = 64
@@ -18,70 +19,63 @@ _MAX_COUNT = 2**31 - 1
 
 
 class ChatAnswer:
-    """Gathers an answer from the data of its events.
+    """Gathers an answer from the data of its events; see `Gathering`.
 
     Chunks may lack nearly everything: a first one with a role only or with no choices, one with `content: null`, a
-    last one with usage only. What failed is kept for the caller to raise once the text before it has been given out.
+    last one with usage only.
     """
 
     def __init__(self) -> None:
         self.started = False
-        """A model has begun to answer: some text, reasoning or tool call has come."""
         self.done = False
-        """The end mark has come: nothing follows."""
         self.reason: str | None = None
         self.error: object = None
-        """The error object that the provider sent."""
         self.failure: ProviderError | None = None
         self._model: str | None = None
         self._usage: object = None
-        self._text = TextJoiner()
+        self._pieces = Pieces()
 
-    def feed(self, events: Iterable[bytes], parse: Callable[[bytes], dict[str, Any]] | None = None) -> str:
-        """The text in these events, joined. Stops at the end mark and at the first failure."""
-        texts: list[str] = []
+    def feed(self, events: Iterable[bytes], parse: Callable[[bytes], dict[str, Any]] | None = None) -> list[Piece]:
         parse = parse or _chunk
         try:
             for data in events:
                 if data == b"[DONE]":
                     self.done = True
                     break
-                self._add(parse(data), texts)
+                self._add(parse(data))
                 if self.error is not None:
                     break
         except ProviderProtocolError as failure:
             self.failure = failure
         except (AttributeError, LookupError, TypeError):
             self.failure = ProviderProtocolError("The provider sent a chunk that is not a chat completion's.")
-        return self._text.feed("".join(texts)) if texts else ""
+        return self._pieces.take()
 
-    def feed_whole(self, body: bytes) -> str:
-        """The text of an answer that was not streamed: one JSON object with a message in place of deltas."""
+    def feed_whole(self, body: bytes) -> list[Piece]:
+        """One JSON object with a message in place of deltas."""
         self.done = True
         return self.feed([body], _whole_as_chunk)
 
-    def close(self) -> str:
-        """The text that had waited for its other half."""
-        return self._text.close()
+    def close(self) -> list[Piece]:
+        return self._pieces.close()
 
     def finished(self) -> Finished:
-        """Raises `ProviderProtocolError` when the stream ended without saying that the answer did."""
         if self.reason is None:
             raise ProviderProtocolError("The provider's answer ended without a finish reason.")
         return Finished(clean(str(self.reason))[:_MAX_REASON], _usage(self._usage), self._model)
 
-    def _add(self, chunk: dict[str, Any], texts: list[str]) -> None:
+    def _add(self, chunk: dict[str, Any]) -> None:
         if usage := chunk.get("usage"):
             self._usage = usage
         if choices := chunk.get("choices"):
             choice = choices[0]
             if delta := choice.get("delta"):
                 content = delta.get("content")
-                if content and type(content) is str:
-                    texts.append(content)
+                if content and type(content) is str and len(delta) == 1:
+                    self._pieces.text(content)
                     self.started = True
                 else:
-                    self._add_unusual(delta, texts)
+                    self._add_mixed(delta)
             if reason := choice.get("finish_reason"):
                 self._finish(str(reason), chunk)
         if error := chunk.get("error"):
@@ -89,13 +83,43 @@ class ChatAnswer:
         elif chunk.get("object") == "error":
             self.error = chunk
 
-    def _add_unusual(self, delta: dict[str, Any], texts: list[str]) -> None:
-        """Content in parts (Mistral), a refusal (OpenAI), and what is no text but shows that the model is at work."""
-        content = delta.get("content") or delta.get("refusal")
-        if content:
-            texts.append(_text_of(content))
+    def _add_mixed(self, delta: dict[str, Any]) -> None:
+        """What is not text alone.
+
+        Content in parts (Mistral), a refusal (OpenAI), reasoning (`reasoning_content` at DeepSeek, vLLM and llama.cpp,
+        `reasoning` at OpenRouter and Ollama), tool calls, and what shows only that the model is at work.
+        """
+        if reasoning := delta.get("reasoning_content") or delta.get("reasoning"):
+            self._pieces.reasoning(_text_of(reasoning))
+        content = delta.get("content")
+        if isinstance(content, list):
+            self._add_parts(content)
+        elif content and isinstance(content, str):
+            self._pieces.text(content)
+        elif not content and (refusal := delta.get("refusal")):
+            self._pieces.text(_text_of(refusal))
+        for call in delta.get("tool_calls") or ():
+            self._add_call(call)
         if any(value for name, value in delta.items() if name != "role"):
             self.started = True
+
+    def _add_parts(self, parts: list[Any]) -> None:
+        for part in parts:
+            if part.get("type") == "thinking":
+                self._pieces.reasoning(_text_of(part.get("thinking")))
+            else:
+                self._pieces.text(_text_of([part]))
+
+    def _add_call(self, call: dict[str, Any]) -> None:
+        """Some servers leave out the index, or give whole calls the same one: then the id says which call it is."""
+        function = call.get("function") or {}
+        index, arguments = call.get("index"), function.get("arguments") or ""
+        self._pieces.tool_call(
+            index if isinstance(index, int) else 0,
+            _text_of(call.get("id")) or None,
+            _text_of(function.get("name")) or None,
+            arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode(),
+        )
 
     def _finish(self, reason: str, chunk: dict[str, Any]) -> None:
         self.started = True

@@ -1,0 +1,308 @@
+"""An account at a server: its address and keys, its refusals, and its answers read with patience.
+
+What all protocols share is here and in four small files: `upstream` (HTTP), `patience` (time), `sse` (bytes to
+events), `failures` (refusals to errors). A protocol's own file says what it asks, and gathers what it is answered.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
+from functools import partial
+from itertools import cycle
+from typing import Protocol, cast
+from urllib.parse import urlsplit
+
+import httpx
+import orjson
+
+from runstream.domain.errors import ConfigurationError, ProviderError, ProviderProtocolError, ProviderTimeout
+from runstream.providers.base import Call, Finished, Opened, Piece, ProviderConfig, Timeouts
+from runstream.providers.failures import Scrubber, failure_in_stream, failure_of_status, message_of, retry_after
+from runstream.providers.patience import Patience
+from runstream.providers.sse import EventReader
+from runstream.providers.text import clean
+from runstream.providers.upstream import FAILURES, Body, Upstream
+
+MAX_EVENT_BYTES = 8 * 2**20
+_MAX_ERROR_BYTES = 64 * 1024
+_ERROR_BODY_SECONDS = 5.0
+_AFTER_FINISH_SECONDS = 5.0
+"""How long usage and the end mark may take once the finish reason has come."""
+_DRAIN_SECONDS = 0.02
+"""What a kept connection is worth waiting for, after the end mark."""
+_LISTING = Timeouts(connect=5, first_token=15, idle=15, total=15)
+_REQUEST_IDS = ("x-request-id", "request-id", "apim-request-id")
+_HEADERS = {
+    "Accept": "text/event-stream, application/json",
+    "Accept-Encoding": "identity",
+    "Content-Type": "application/json",
+    "User-Agent": "runstream",
+}
+
+
+class Gathering(Protocol):
+    """What the events of one answer add up to, in one protocol.
+
+    What failed is kept for the caller to raise once the pieces before it have been given out.
+    """
+
+    started: bool
+    """A model has begun to answer: some text, reasoning or tool call has come."""
+    done: bool
+    """The end mark has come: nothing follows."""
+    reason: str | None
+    """Why the answer ended, in the words of chat completions, once that has come."""
+    error: object
+    """The error object that the provider sent."""
+    failure: ProviderError | None
+
+    def feed(self, events: Iterable[bytes]) -> list[Piece]:
+        """The pieces in these events' data. Stops at the end mark and at the first failure."""
+        ...
+
+    def feed_whole(self, body: bytes) -> list[Piece]:
+        """The pieces of an answer that was not streamed."""
+        ...
+
+    def close(self) -> list[Piece]:
+        """What had waited for its other half."""
+        ...
+
+    def finished(self) -> Finished:
+        """Raises `ProviderProtocolError` when the stream ended without saying that the answer did."""
+        ...
+
+
+class Account:
+    """Built outside a loop, used in one."""
+
+    def __init__(
+        self,
+        config: ProviderConfig,
+        *,
+        authorized: Callable[[str], Mapping[str, str]],
+        example: str,
+        now: Callable[[], float] = time.time,
+        max_event_bytes: int = MAX_EVENT_BYTES,
+    ) -> None:
+        """`authorized` gives the headers that carry a key. Raises `ConfigurationError`."""
+        self.base_url = _base_url(config, example)
+        self._authorized = authorized
+        self._upstream = Upstream(self.base_url)
+        self._keys = cycle(config.api_keys or ("",))
+        self._scrub = Scrubber(config.api_keys)
+        self._now = now
+        self._max_event_bytes = max_event_bytes
+
+    def url(self, path: str) -> httpx.URL:
+        return self.base_url.copy_with(path=self.base_url.path + path)
+
+    async def ask(self, url: httpx.URL, body: Mapping[str, object], connect: float) -> httpx.Response:
+        """The answer's head, accepted or not. `connect` is in seconds. Raises a `ProviderError`."""
+        return await self._request("POST", url, connect, orjson.dumps(body))
+
+    async def accepted(self, url: httpx.URL, body: Mapping[str, object], call: Call, connect: float) -> httpx.Response:
+        """The head of an accepted answer. Raises a `ProviderError`."""
+        response = await self.ask(url, body, connect)
+        if not response.is_success:
+            raise self.refusal(response, await error_body(response), call)
+        return response
+
+    def refusal(self, response: httpx.Response, body: object, call: Call | None) -> ProviderError:
+        wait = retry_after(response.headers, self._now())
+        return failure_of_status(response.status_code, self._message(body, call), wait)
+
+    @asynccontextmanager
+    async def answer(
+        self,
+        open_: Callable[[], Awaitable[httpx.Response]],
+        gathering: Gathering,
+        call: Call,
+        timeouts: Timeouts,
+    ) -> AsyncIterator[AsyncIterator[Piece]]:
+        """The pieces of the answer that `open_` gets the head of; see `Provider.stream`."""
+        patience = Patience(timeouts)
+        response: httpx.Response | None = None
+        try:
+            response = await patience.wait(open_)
+            whole = response.headers.get("content-type", "").startswith("application/json")
+            pieces = (self._at_once if whole else self._streamed)(response, gathering, call, patience)
+            async with aclosing(pieces):
+                yield pieces
+        finally:
+            patience.close()
+            if response is not None:
+                await response.aclose()
+
+    async def _streamed(
+        self, response: httpx.Response, gathering: Gathering, call: Call, patience: Patience
+    ) -> AsyncGenerator[Piece, None]:
+        yield Opened(_request_id(response))
+        events, read = EventReader(self._max_event_bytes), _reading(response)
+        ended = False
+        while not (gathering.done or ended):
+            try:
+                came = await patience.wait(read)
+            except (ProviderTimeout, *FAILURES) as error:
+                came = _end_of(gathering, error)
+            ended = not came
+            pieces = gathering.feed(events.feed(came) if came else events.close())
+            if gathering.started:
+                patience.first_token_came()
+            for piece in pieces:
+                yield piece
+            if gathering.reason is not None:
+                patience.expect_end(_AFTER_FINISH_SECONDS)
+            self._raise_failure(gathering, call)
+        for piece in gathering.close():
+            yield piece
+        yield gathering.finished()
+        await _drain(read)
+
+    async def _at_once(
+        self, response: httpx.Response, gathering: Gathering, call: Call, patience: Patience
+    ) -> AsyncGenerator[Piece, None]:
+        """For a server that does not stream, or says under status 200 that it failed."""
+        pieces = gathering.feed_whole(await patience.wait(partial(_body_of, response, self._max_event_bytes)))
+        pieces += gathering.close()
+        self._raise_failure(gathering, call)
+        finished = gathering.finished()
+        yield Opened(_request_id(response))
+        for piece in pieces:
+            yield piece
+        yield finished
+
+    def _raise_failure(self, gathering: Gathering, call: Call) -> None:
+        if gathering.error is not None:
+            raise failure_in_stream(gathering.error, self._message(gathering.error, call))
+        if gathering.failure is not None:
+            raise gathering.failure
+
+    async def models(self) -> list[str]:
+        """What stands at `/models`, in the form that OpenAI and Anthropic share. Raises a `ProviderError`."""
+        patience = Patience(_LISTING)
+        try:
+            return await patience.wait(self._list)
+        finally:
+            patience.close()
+
+    async def _list(self) -> list[str]:
+        response = await self._request("GET", self.url("/models"), _LISTING.connect, None)
+        try:
+            if not response.is_success:
+                raise self.refusal(response, await error_body(response), None)
+            body = json_of(await _body_of(response, self._max_event_bytes))
+        finally:
+            await response.aclose()
+        models = body.get("data") if isinstance(body, Mapping) else None
+        if not isinstance(models, list):
+            raise ProviderProtocolError("The provider's list of models is not one.")
+        return [clean(model["id"]) for model in models if isinstance(model, dict) and isinstance(model.get("id"), str)]
+
+    async def aclose(self) -> None:
+        await self._upstream.aclose()
+
+    async def _request(self, method: str, url: httpx.URL, connect: float, content: bytes | None) -> httpx.Response:
+        key = next(self._keys)
+        headers = {**_HEADERS, **(self._authorized(key) if key else {})}
+        return await self._upstream.send(method, url, headers, content, connect)
+
+    def _message(self, body: object, call: Call | None) -> str:
+        return self._scrub(message_of(body), _prompts(call) if call else ())
+
+
+def bearer(key: str) -> Mapping[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+async def error_body(response: httpx.Response) -> object:
+    """What a refusal says, as JSON or text; nothing, where it does not come within seconds or is neither."""
+    try:
+        async with asyncio.timeout(_ERROR_BODY_SECONDS):
+            body = await _body_of(response, _MAX_ERROR_BYTES)
+    except (TimeoutError, ProviderProtocolError):
+        return ""
+    finally:
+        await response.aclose()
+    if response.headers.get("content-type", "").startswith("text/plain"):
+        return body.decode(errors="replace")
+    try:
+        return json_of(body)
+    except ProviderProtocolError:
+        return ""
+
+
+def json_of(body: bytes) -> object:
+    """Raises `ProviderProtocolError`."""
+    try:
+        return cast(object, orjson.loads(body))
+    except orjson.JSONDecodeError:
+        raise ProviderProtocolError("The provider's answer is not JSON.") from None
+
+
+def _base_url(config: ProviderConfig, example: str) -> httpx.URL:
+    address = config.base_url.strip()
+    try:
+        parts = urlsplit(address)
+        if parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0:
+            url = httpx.URL(address)
+            return url.copy_with(path=url.path.rstrip("/"))
+    except (ValueError, httpx.InvalidURL):
+        pass
+    raise ConfigurationError(
+        f"Give the provider '{config.name}' a base_url that begins with http:// or https://, such as {example}."
+    )
+
+
+def _prompts(call: Call) -> Iterator[str]:
+    for message in call.prompt.messages:
+        content = message.get("content")
+        parts = content if isinstance(content, list) else [{"text": content}]
+        for part in parts:
+            if isinstance(part, Mapping) and isinstance(text := part.get("text"), str):
+                yield text
+
+
+def _request_id(response: httpx.Response) -> str | None:
+    for name in _REQUEST_IDS:
+        if value := response.headers.get(name):
+            return clean(value)[:200]
+    return None
+
+
+def _reading(response: httpx.Response) -> Callable[[], Awaitable[bytes]]:
+    """Reads what has come of the body, and nothing at its end; decoded where a server compresses unasked."""
+    if response.headers.get("content-encoding", "identity") == "identity":
+        return cast(Body, response.stream).read
+    decoded = response.aiter_bytes()
+    return lambda: anext(decoded, b"")
+
+
+def _end_of(gathering: Gathering, error: Exception) -> bytes:
+    """The end, for what stopped a read: after a finish reason no failure is more than that."""
+    if gathering.reason is not None:
+        return b""
+    if isinstance(error, ProviderTimeout):
+        raise error
+    raise ProviderProtocolError("The provider's answer broke off.") from error
+
+
+async def _body_of(response: httpx.Response, limit: int) -> bytes:
+    body = bytearray()
+    try:
+        async for read in response.aiter_bytes():
+            body += read
+            if len(body) > limit:
+                raise ProviderProtocolError(f"The provider sent an answer larger than {limit} bytes.")
+    except FAILURES as error:
+        raise ProviderProtocolError("The provider's answer broke off.") from error
+    return bytes(body)
+
+
+async def _drain(read: Callable[[], Awaitable[bytes]]) -> None:
+    """Read on to the end of the body, if it is there already: then the connection can serve the next call."""
+    with suppress(TimeoutError, *FAILURES):
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            while await read():
+                pass
