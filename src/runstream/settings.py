@@ -67,6 +67,7 @@ class Settings(BaseSettings):
     heartbeat: float = Field(15, gt=0)
     stream_max_age: float = Field(3600, gt=0)
     stream_buffer: int = Field(256 * 1024, ge=1)
+    reader_timeout: float = Field(60, gt=0)
     stream_ttl: float = Field(24 * 3600, gt=0)
     stream_ended_ttl: float = Field(60, gt=0)
     max_body: int = Field(1_000_000, ge=1)

@@ -139,6 +139,21 @@ async def test_readers_that_read_nothing_hold_little_of_a_long_run_and_others_ar
         await until(all_gone, "the streams are closed")
 
 
+async def test_a_reader_that_takes_in_nothing_for_long_is_let_go_of(make_stack: MakeStack) -> None:
+    stack = make_stack(reader_timeout=2)
+    async with user(stack) as caller:
+        run_id = await caller.create("hang:200000")
+        with silent_readers(stack, run_id, 1):
+            async with Viewer(stack.key, run_id) as viewer, viewer.reading(lambda: stack.url):
+                await viewer.until(lambda viewer: viewer.text == words(200_000))
+
+                async def one_is_left() -> bool:
+                    return await readers(stack) == 1
+
+                await until(one_is_left, "the silent one's stream is closed")
+                await caller.cancel(run_id)
+
+
 async def test_connections_that_open_and_close_leave_nothing(make_stack: MakeStack) -> None:
     stack = make_stack()
     (api,) = stack.apis
