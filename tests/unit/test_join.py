@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,21 +10,48 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runstream.domain.cursor import Cursor
-from runstream.domain.events import COMPLETED, DELTA, RESTARTED
+from runstream.domain.events import COMPLETED, DELTA, REASONING, RESTARTED, TOOL_CALL
 from runstream.stream.hub import Frame
 from runstream.stream.log import Entry
 from runstream.stream.reader import join
 
-Letters = list[str]
+Letter = tuple[str, Any, str]
+"""Of a delta: its type, the index of its call, one character of it. Of another event: its type, and its data."""
+
+Letters = list[Letter]
 """An attempt, one item for each position."""
 
-BEGIN, END = "<begin>", "<end>"
+BEGIN: Letter = (RESTARTED, None, "{}")
+OPEN: Letter = (TOOL_CALL, None, '{"index":0,"id":"a","name":"b"}')
+END: Letter = (COMPLETED, None, "{}")
+WHOLE = (BEGIN, OPEN, END)
+KINDS = ((DELTA, None), (REASONING, None), (TOOL_CALL, 0), (TOOL_CALL, 1))
+
+
+@st.composite
+def spoken(draw: st.DrawFn) -> Letters:
+    """What an attempt says between its beginning and its end."""
+    letters: Letters = []
+    for _ in range(draw(st.integers(0, 4))):
+        if draw(st.booleans()):
+            letters.append(OPEN)
+        type_, index = draw(st.sampled_from(KINDS))
+        letters += [(type_, index, letter) for letter in draw(st.text("aé🙂\u0301", max_size=5))]
+    return letters
 
 
 @st.composite
 def attempts(draw: st.DrawFn) -> dict[int, Letters]:
-    texts = draw(st.lists(st.text("aé🙂\u0301", max_size=8), min_size=1, max_size=3))
-    return {number: [BEGIN, *text, END] for number, text in enumerate(texts, 1)}
+    said = draw(st.lists(spoken(), min_size=1, max_size=3))
+    return {number: [BEGIN, *letters, END] for number, letters in enumerate(said, 1)}
+
+
+def reach(letters: Letters, start: int) -> int:
+    """Where an entry that begins at `start` may end at most: one entry is of one kind, and one call."""
+    end = start + 1
+    while letters[start] not in WHOLE and letters[end] not in WHOLE and letters[end][:2] == letters[start][:2]:
+        end += 1
+    return end
 
 
 @st.composite
@@ -32,16 +60,18 @@ def pieces(draw: st.DrawFn, said: dict[int, Letters]) -> Frame:
     number = draw(st.sampled_from(sorted(said)))
     letters = said[number]
     start = draw(st.integers(0, len(letters) - 1))
-    if letters[start] in {BEGIN, END}:
-        return frame(number, start, letters[start : start + 1])
-    end = draw(st.integers(start + 1, len(letters) - 1))
+    end = draw(st.integers(start + 1, reach(letters, start)))
     return frame(number, start, letters[start:end])
 
 
 def frame(attempt: int, start: int, letters: Letters) -> Frame:
-    special = {BEGIN: RESTARTED, END: COMPLETED}.get(letters[0])
-    body = b"{}" if special else b'{"text":"%b"}' % "".join(letters).encode()
-    entry = Entry(attempt, start, start + len(letters), special or DELTA, body)
+    type_, index, body = letters[0]
+    if letters[0] not in WHOLE:
+        text = "".join(letter for _, _, letter in letters)
+        call = {} if index is None else {"index": index}
+        body = json.dumps({**call, "text" if index is None else "arguments": text}, ensure_ascii=False)
+        body = body.replace(": ", ":").replace(", ", ",")
+    entry = Entry(attempt, start, start + len(letters), type_, body.encode())
     return Frame(entry, encoded(entry))
 
 
@@ -50,8 +80,11 @@ def encoded(entry: Entry) -> bytes:
 
 
 def letters_in(entry: Entry) -> Letters:
-    special = {RESTARTED: BEGIN, COMPLETED: END}.get(entry.type)
-    return [special] if special else list(entry.event().data["text"])
+    data = json.loads(entry.data)
+    text = data.get("text", data.get("arguments"))
+    if text is None:
+        return [(entry.type, None, entry.data.decode())]
+    return [(entry.type, data.get("index"), letter) for letter in text]
 
 
 @pytest.mark.promise("P2")
@@ -77,15 +110,15 @@ def test_joined_frames_go_on_exactly_where_the_reader_stands(data: Any) -> None:
 @settings(derandomize=True, deadline=None)
 @given(st.data())
 def test_frames_that_overlap_in_any_way_lose_nothing(data: Any) -> None:
-    letters = [BEGIN, *data.draw(st.text("aé🙂", min_size=1, max_size=12)), END]
+    letters = [BEGIN, *data.draw(spoken()), END]
     held = data.draw(st.integers(0, len(letters)))
-    arrived = [frame(1, 0, letters[:1])]
-    reached = 1
-    while reached < len(letters) - 1:
-        start = data.draw(st.integers(1, reached))
-        reached = data.draw(st.integers(reached + 1, len(letters) - 1))
+    arrived: list[Frame] = []
+    reached = 0
+    while reached < len(letters):
+        begins = [start for start in range(reached + 1) if reach(letters, start) > reached]
+        start = data.draw(st.sampled_from(begins))
+        reached = data.draw(st.integers(reached + 1, reach(letters, start)))
         arrived.append(frame(1, start, letters[start:reached]))
-    arrived.append(frame(1, len(letters) - 1, letters[-1:]))
     joined, gap = join(Cursor(1, held), arrived, encoded)
     assert not gap
     assert [letter for entry, _ in joined for letter in letters_in(entry)] == letters[held:]

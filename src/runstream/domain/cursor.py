@@ -11,8 +11,8 @@ _FORM = re.compile(r"([0-9]{1,9})-([0-9]{1,15})")
 class Cursor(NamedTuple):
     """`attempt`, and how many positions of its transcript lie before this place. Ordered as a tuple is.
 
-    A delta takes as many positions as its text has Unicode code points, any other event takes one. The cursor of
-    an event is the place after it: its SSE id, and its entry's id in the Redis stream.
+    How many positions an event takes is said by `events.counted_field`. The cursor of an event is the place after
+    it: its SSE id, and its entry's id in the Redis stream.
     """
 
     attempt: int

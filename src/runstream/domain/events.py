@@ -7,6 +7,8 @@ from runstream.domain.cursor import Cursor
 
 STARTED: Final = "run.started"
 DELTA: Final = "run.delta"
+REASONING: Final = "run.reasoning"
+TOOL_CALL: Final = "run.tool_call"
 RESTARTED: Final = "run.restarted"
 COMPLETED: Final = "run.completed"
 FAILED: Final = "run.failed"
@@ -14,8 +16,18 @@ CANCELLED: Final = "run.cancelled"
 
 TERMINAL: Final = frozenset({COMPLETED, FAILED, CANCELLED})
 
-COUNTED: Final[Mapping[str, str]] = {DELTA: "text"}
-"""The events that take one position a character, and the field whose characters count."""
+COUNTED: Final[Mapping[str, str]] = {DELTA: "text", REASONING: "text", TOOL_CALL: "arguments"}
+"""What a model says, and the field whose characters are counted."""
+
+
+def counted_field(type_: str, data: Mapping[str, Any]) -> str | None:
+    """The field by whose characters an event moves the position; None where it moves it by one.
+
+    Text, reasoning and the pieces of a tool call's arguments (`index`, `arguments`) take one position for each Unicode
+    code point. Every other event takes one, and so does the one that opens a tool call (`index`, `id`, `name`).
+    """
+    field = COUNTED.get(type_)
+    return field if field in data else None
 
 
 class Event(NamedTuple):

@@ -4,14 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runstream.domain.cursor import Cursor
-from runstream.domain.events import COUNTED, DELTA, Event
+from runstream.domain.events import COUNTED, DELTA, REASONING, TOOL_CALL, Event, counted_field
 
 
 class Transcript:
-    """The events of one attempt in order, deltas that follow each other joined.
+    """The events of one attempt in order, deltas of one kind that follow each other joined.
 
-    Appending a token and asking for what came since a recent position cost the same however long the text is:
-    the pieces of the last segment are joined only when somebody needs them.
+    Pieces of a tool call's arguments are joined with those of the same call only. Appending a token and asking for
+    what came since a recent position cost the same however long the text is: the pieces of the last segment are
+    joined only when somebody needs them.
     """
 
     def __init__(self, attempt: int) -> None:
@@ -21,20 +22,20 @@ class Transcript:
 
     def append(self, type_: str, data: Mapping[str, Any]) -> None:
         """Add an event. A counted event without text adds nothing."""
-        field = COUNTED.get(type_)
+        field = counted_field(type_, data)
         if field is None:
-            self._segments.append(_Segment(type_, self.end, self.end + 1, data, []))
+            self._segments.append(_Segment(type_, self.end, self.end + 1, data, None))
             self.end += 1
         else:
-            self.append_text(type_, data[field])
+            self.append_text(type_, data[field], data.get("index"))
 
-    def append_text(self, type_: str, text: str) -> None:
-        """Add a counted event by its text alone."""
+    def append_text(self, type_: str, text: str, index: int | None = None) -> None:
+        """Add a counted event by its text alone; `index` is that of the tool call whose arguments it is a piece of."""
         if not text:
             return
         last = self._segments[-1] if self._segments else None
-        if last is None or last.type != type_:
-            last = _Segment(type_, self.end, self.end, {}, [])
+        if last is None or last.type != type_ or last.index != index:
+            last = _Segment(type_, self.end, self.end, {}, index)
             self._segments.append(last)
         last.pieces.append(text)
         self.end = last.end = last.end + len(text)
@@ -55,9 +56,36 @@ class Transcript:
             return []
         return self.since(cursor.position if cursor.attempt == self.attempt else 0)
 
+    @property
+    def characters(self) -> int:
+        """How much the model has said, of all kinds."""
+        return sum(segment.end - segment.start for segment in self._segments if segment.type in COUNTED)
+
     def text(self) -> str:
         """The model's text, without anything else."""
         return "".join(segment.text() for segment in self._segments if segment.type == DELTA)
+
+    def reasoning(self) -> str:
+        return "".join(segment.text() for segment in self._segments if segment.type == REASONING)
+
+    def tool_calls(self) -> list[dict[str, Any]]:
+        """The calls in the form of chat completions, by their index; arguments that were cut short are no JSON."""
+        opened: dict[int, Mapping[str, Any]] = {}
+        arguments: dict[int, list[str]] = {}
+        for segment in self._segments:
+            if segment.type == TOOL_CALL:
+                if segment.index is None:
+                    opened[segment.data["index"]] = segment.data
+                else:
+                    arguments.setdefault(segment.index, []).append(segment.text())
+        return [
+            {
+                "id": call["id"],
+                "type": "function",
+                "function": {"name": call["name"], "arguments": "".join(arguments.get(index, ()))},
+            }
+            for index, call in sorted(opened.items())
+        ]
 
     def dump(self) -> list[list[Any]]:
         """A JSON form that `load` takes: `[[type, data], ...]`."""
@@ -72,16 +100,20 @@ class Transcript:
 
 
 class _Segment:
-    """One event, or a run of deltas whose `pieces` are in order."""
+    """One event, or a run of deltas of one kind whose `pieces` are in order.
 
-    __slots__ = ("data", "end", "pieces", "start", "type")
+    `index` is that of the tool call whose arguments the pieces are; the event that opens a call has it in its data.
+    """
 
-    def __init__(self, type_: str, start: int, end: int, data: Mapping[str, Any], pieces: list[str]) -> None:
+    __slots__ = ("data", "end", "index", "pieces", "start", "type")
+
+    def __init__(self, type_: str, start: int, end: int, data: Mapping[str, Any], index: int | None) -> None:
         self.type = type_
         self.start = start
         self.end = end
         self.data = data
-        self.pieces = pieces
+        self.index = index
+        self.pieces: list[str] = []
 
     def text(self) -> str:
         if len(self.pieces) > 1:
@@ -103,9 +135,9 @@ class _Segment:
         return "".join(pieces)[max(0, position - start) :]
 
     def event(self, attempt: int, position: int) -> Event:
-        field = COUNTED.get(self.type)
-        if field is None:
+        if not self.pieces:
             return Event(attempt, self.start, self.end, self.type, self.data)
-        if position <= self.start:
-            return Event(attempt, self.start, self.end, self.type, {field: self.text()})
-        return Event(attempt, position, self.end, self.type, {field: self.tail(position)})
+        start, text = (self.start, self.text()) if position <= self.start else (position, self.tail(position))
+        field = COUNTED[self.type]
+        data = {field: text} if self.index is None else {"index": self.index, field: text}
+        return Event(attempt, start, self.end, self.type, data)
