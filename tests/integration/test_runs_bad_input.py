@@ -46,6 +46,22 @@ def spoken(**fields):
     return chat(input={"messages": [{"role": "user", "content": SECRET}], **fields})
 
 
+ARGUMENTS = "input.messages.0.tool_calls.0.function.arguments"
+
+
+def tool(name="look_up", **fields):
+    return {"type": "function", "function": {"name": name, **fields}}
+
+
+def chosen(name):
+    return {"type": "function", "function": {"name": name}}
+
+
+def called(**fields):
+    calls = [{"id": "a", "type": "function", "function": {"name": "b", "arguments": "{}"}}]
+    return chat(input={"messages": [{"role": "assistant", "tool_calls": calls, **fields}]})
+
+
 @pytest.mark.parametrize(
     ("request_body", "param"),
     [
@@ -77,6 +93,27 @@ def spoken(**fields):
         (spoken(stop=[""]), "input.stop.0"),
         (spoken(unheard_of=1), "input.unheard_of"),
         (spoken(response_format={"type": "xml"}), "input.response_format"),
+        (spoken(tools=[]), "input.tools"),
+        (spoken(tools=[tool()] * 129), "input.tools"),
+        (spoken(tools=[{"type": "web_search"}]), "input.tools.0.type"),
+        (spoken(tools=[tool("a b")]), "input.tools.0.function.name"),
+        (spoken(tools=[tool("x" * 65)]), "input.tools.0.function.name"),
+        (spoken(tools=[tool(parameters=["object"])]), "input.tools.0.function.parameters"),
+        (spoken(tools=[tool(strict="yes")]), "input.tools.0.function.strict"),
+        (spoken(tools=[tool()], tool_choice="always"), "input.tool_choice"),
+        (spoken(tools=[tool()], tool_choice={"type": "function"}), "input.tool_choice"),
+        (spoken(tools=[tool()], tool_choice=chosen("another")), "input.tool_choice"),
+        (spoken(tool_choice="auto"), "input.tool_choice"),
+        (spoken(reasoning_effort="extreme"), "input.reasoning_effort"),
+        (chat(input={"messages": [{"role": "assistant"}]}), "input.messages.0.content"),
+        (chat(input={"messages": [{"role": "user", "content": None}]}), "input.messages.0.content"),
+        (chat(input={"messages": [{"role": "user", "content": 7}]}), "input.messages.0.content"),
+        (chat(input={"messages": [{"role": "tool", "content": "x"}]}), "input.messages.0.tool_call_id"),
+        (called(role="user", content="x"), "input.messages.0.tool_calls"),
+        (called(tool_calls=[]), "input.messages.0.tool_calls"),
+        (called(tool_call_id="a"), "input.messages.0.tool_call_id"),
+        (called(tool_calls=[{"id": "a", "type": "function", "function": {"name": "b"}}]), ARGUMENTS),
+        (called(tool_calls=[{"id": "", "type": "function", "function": {}}]), "input.messages.0.tool_calls.0.id"),
         (chat(unheard_of=1), "unheard_of"),
         (chat(metadata={"k": 1}), "metadata.k"),
         (chat(metadata={"k": "x" * 513}), "metadata.k"),

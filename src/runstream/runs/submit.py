@@ -1,6 +1,6 @@
 """Accept a run: the row first, the job second."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import structlog
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from redis.exceptions import RedisError
 
 from runstream.crash_points import Point, reached
@@ -132,9 +133,21 @@ def _validated(feature: Feature, value: Mapping[str, Any]) -> Mapping[str, Any]:
     try:
         return feature.input.model_validate(value).model_dump(mode="json", by_alias=True, exclude_none=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        path = ".".join(str(part) for part in ("input", *first["loc"]))
+        first = error.errors(include_url=False, include_context=False)[0]
+        path = ".".join(("input", *_path(first, value)))
         raise InvalidField(f"{path}: {first['msg']}", param=path) from None
+
+
+def _path(fault: ErrorDetails, value: Any) -> Iterator[str]:
+    """The way to a fault in the value as it was given: places that only name one of a union's choices are left out."""
+    places = fault["loc"]
+    for place in places[:-1]:
+        within = place in value if isinstance(value, Mapping) else isinstance(place, int)
+        if within:
+            value = value[place]
+            yield str(place)
+    if isinstance(value, Mapping | list) and (fault["type"] == "missing" or fault["input"] is not value):
+        yield from map(str, places[-1:])
 
 
 def _hash(asked: Asked) -> bytes:
