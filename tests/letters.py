@@ -1,4 +1,4 @@
-"""An attempt as letters, one for each position: a character of the model's text, or an event that is not text."""
+"""An attempt as letters, one for each position: a character of what the model says, or another event."""
 
 from __future__ import annotations
 
@@ -7,14 +7,32 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from runstream.domain.events import DELTA
+from runstream.domain.events import DELTA, REASONING, TOOL_CALL
 from runstream.stream.log import key
 
 Letters = list[str]
 
 
 def letters_of(type_: str, data: dict[str, Any]) -> Letters:
-    return list(data["text"]) if type_ == DELTA else [json.dumps((type_, data), sort_keys=True)]
+    """Text as it is, reasoning and arguments behind a mark and the call's index, anything else as JSON."""
+    if type_ == DELTA:
+        return list(data["text"])
+    if type_ == REASONING:
+        return [f"~{letter}" for letter in data["text"]]
+    if type_ == TOOL_CALL and "arguments" in data:
+        return [f"{data['index']}{letter}" for letter in data["arguments"]]
+    return [json.dumps((type_, data), sort_keys=True)]
+
+
+def event_of(letter: str) -> list[Any]:
+    match list(letter):
+        case [text]:
+            return [DELTA, {"text": text}]
+        case ["~", text]:
+            return [REASONING, {"text": text}]
+        case [index, text]:
+            return [TOOL_CALL, {"index": int(index), "arguments": text}]
+    return json.loads(letter)
 
 
 async def held_letters(redis: Redis, run_id: str) -> tuple[int, Letters] | None:

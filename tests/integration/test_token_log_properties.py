@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from letters import Letters, held_letters, letters_of
+from letters import Letters, event_of, held_letters, letters_of
 from runstream.api.events import frame
 from runstream.domain.cursor import Cursor
 from runstream.domain.errors import Unavailable
-from runstream.domain.events import COMPLETED, DELTA, RESTARTED, STARTED, TERMINAL, Event
+from runstream.domain.events import COMPLETED, DELTA, REASONING, RESTARTED, STARTED, TERMINAL, TOOL_CALL, Event
 from runstream.domain.transcript import Transcript
 from runstream.stream.hub import Hub
 from runstream.stream.log import Append, Appended, Entry, Outcome, TokenLog, key
@@ -41,6 +41,14 @@ PAUSES = (0.001, 0.01)
 OPENING = {1: STARTED, 2: RESTARTED}
 
 texts = st.text("aé🙂\u0301𝒳", min_size=1, max_size=6)
+indices = st.integers(0, 1)
+said = st.one_of(
+    texts.map(lambda text: (DELTA, {"text": text})),
+    texts.map(lambda text: (DELTA, {"text": text})),
+    texts.map(lambda text: (REASONING, {"text": text})),
+    indices.map(lambda index: (TOOL_CALL, {"index": index, "id": "a", "name": "b"})),
+    st.builds(lambda index, text: (TOOL_CALL, {"index": index, "arguments": text}), indices, texts),
+)
 real = settings(
     derandomize=True,
     deadline=None,
@@ -176,9 +184,9 @@ def stories(draw: st.DrawFn) -> list[tuple[Any, ...]]:
     reader = st.integers(0, READERS - 1)
     writer = st.sampled_from([1, 2])
     step = st.one_of(
-        st.tuples(st.just("say"), writer, texts),
-        st.tuples(st.just("say"), writer, texts),
-        st.tuples(st.just("say"), writer, texts),
+        st.tuples(st.just("say"), writer, said),
+        st.tuples(st.just("say"), writer, said),
+        st.tuples(st.just("say"), writer, said),
         st.tuples(st.just("take over")),
         st.tuples(st.just("fault"), writer, st.just("answer")),
         st.tuples(st.just("fault"), writer, st.sampled_from(["request", "answer", "late"])),
@@ -308,7 +316,7 @@ class World:
         attempt = self._attempt
         letters = self._said[attempt]
         ending = (COMPLETED, {"status": "completed"})
-        events = [_event(letter) for letter in letters]
+        events = [event_of(letter) for letter in letters]
         self._stored = json.dumps([*events, ending])
         if announced:
             self._append(attempt, *ending)
@@ -353,12 +361,12 @@ class World:
                 assert before == self._said[attempt][:position]
 
     def _append(self, attempt: int, type_: str, data: dict[str, Any]) -> None:
-        self._said[attempt] += list(data["text"]) if type_ == DELTA else [json.dumps((type_, data))]
+        self._said[attempt] += letters_of(type_, data)
         self._writers[attempt].append(type_, data)
 
-    async def _say(self, attempt: int, text: str) -> None:
+    async def _say(self, attempt: int, said: tuple[str, dict[str, Any]]) -> None:
         if attempt <= self._attempt:
-            self._append(attempt, DELTA, {"text": text})
+            self._append(attempt, *said)
 
     async def _take_over(self) -> None:
         if self._attempt == 1:
@@ -498,10 +506,6 @@ class Client:
                     self.take(told.encoded)
                 self._told.set()
                 await self._going.wait()
-
-
-def _event(letter: str) -> list[Any]:
-    return json.loads(letter) if len(letter) > 1 else [DELTA, {"text": letter}]
 
 
 async def _stop(tasks: list[asyncio.Task[None]]) -> None:
