@@ -25,7 +25,7 @@ from letters import Letters, held_letters, letters_of
 from runstream.api.events import frame
 from runstream.domain.cursor import Cursor
 from runstream.domain.errors import Unavailable
-from runstream.domain.events import DELTA, RESTARTED, STARTED
+from runstream.domain.events import DELTA, REASONING, RESTARTED, STARTED, TOOL_CALL
 from runstream.domain.run import Claim, Ending, Request, Status
 from runstream.queue.enqueue import JobQueue
 from runstream.queue.names import queue_key
@@ -49,6 +49,14 @@ ENDS = [("completed", False), ("failed", True), ("cancelled", False)]
 """How an attempt may settle, and whether the answer is lost."""
 REQUEST = Request("chat", "1", "sim:5", {"messages": []}, {})
 
+SAYINGS = (
+    (DELTA, {"text": "a"}),
+    (DELTA, {"text": "é🙂"}),
+    (REASONING, {"text": "hm"}),
+    (TOOL_CALL, {"index": 0, "id": "call_0", "name": "look_up"}),
+    (TOOL_CALL, {"index": 0, "arguments": '{"é'}),
+)
+
 Move = tuple[Any, ...]
 
 stories = st.lists(st.integers(0, 999), min_size=20, max_size=40)
@@ -63,6 +71,7 @@ class Row(NamedTuple):
     cancelled: bool
     transcript: str | None
     due: bool
+    retried: int
 
 
 class Services:
@@ -119,7 +128,7 @@ def test_whatever_the_order_one_attempt_writes_and_the_run_ends_once(
         runner.run(told(story))
 
     hold()
-    assert set(seen) >= {"swept", "settled", "not settled", "retried", "APPENDED", "AHEAD", "LOST", "FENCED"}
+    assert set(seen) >= {"swept", "settled", "not settled", "retried", "kept", "APPENDED", "AHEAD", "LOST", "FENCED"}
 
 
 class HardOfHearing(RunStore):
@@ -174,7 +183,7 @@ class World:
         self._run_id = f"run_{next(numbers)}"
         self._said: dict[int, Letters] = {}
         self._workers = [Worker(services, engine) for engine in services.engines]
-        self._row = Row("queued", 0, False, None, True)
+        self._row = Row("queued", 0, False, None, True, 0)
         self._outcomes: dict[int, str] = {}
         self._cursor, self._heard = Cursor(0, 0), Letters()
 
@@ -199,12 +208,14 @@ class World:
                 if mine.writer.sent < mine.writer.transcript.end:
                     moves += [("send", number, index, heard) for heard in (True, True, True, False)]
                 if not mine.settled:
-                    moves += [("say", number, index, text) for text in ("a", "é🙂")]
+                    next_up = mine.writer.transcript.end
+                    moves += [("say", number, index, SAYINGS[(next_up + n) % len(SAYINGS)]) for n in (0, 1)]
                     moves += [("give back", number, index, delay) for delay in (0.0, 30.0)]
                     moves += [("settle", number, index, status, deaf) for status, deaf in ENDS]
         return moves
 
     async def do(self, name: str, *arguments: Any) -> None:
+        self._left = await held_letters(self._redis, self._run_id)
         await getattr(self, f"_{name.replace(' ', '_')}")(*arguments)
         await self._check(name)
 
@@ -238,10 +249,10 @@ class World:
             each.attempts.insert(0, mine)
             self._append(mine, STARTED if claim.attempt == 1 else RESTARTED, {"attempt": claim.attempt})
 
-    async def _say(self, number: int, index: int, text: str) -> None:
+    async def _say(self, number: int, index: int, said: tuple[str, dict[str, Any]]) -> None:
         mine = self._mine(number, index)
         if mine and not mine.settled:
-            self._append(mine, DELTA, {"text": text})
+            self._append(mine, *said)
 
     async def _send(self, number: int, index: int, heard: bool) -> None:
         """What the write loop does with one writer, once; without its answer where that is lost."""
@@ -371,8 +382,18 @@ class World:
             assert now._replace(due=before.due) == before, "an end stays as it is"
         if now.status in ENDED and now.attempt not in self._said:
             self._said[now.attempt] = _all_letters(now)
+            self._check_what_is_kept(before)
         await self._check_attempts()
         await self._check_log()
+
+    def _check_what_is_kept(self, before: Row) -> None:
+        """An end that nobody wrote holds what the log had of the last attempt, unless that one's end was taken back."""
+        attempt, letters = self._left or (0, Letters())
+        counts = attempt == before.attempt > before.retried
+        kept = [letter for letter in letters if _is_said(letter)] if counts else []
+        opening = 1 if before.attempt else 0
+        assert self._said[self._row.attempt][opening:-1] == kept
+        self._seen["kept"] += bool(kept)
 
     async def _check_attempts(self) -> None:
         query = "select attempt, outcome from attempts where run_id = $1 order by attempt"
@@ -408,7 +429,8 @@ class World:
 
     async def _read_row(self) -> Row:
         row = await self._plain.fetchrow(
-            "select status, attempt, cancel_requested_at is not null, transcript, available_at <= now()"
+            "select status, attempt, cancel_requested_at is not null, transcript, available_at <= now(),"
+            " coalesce(retried_attempt, 0)"
             " from runs where id = $1",
             self._run_id,
         )
@@ -434,6 +456,10 @@ def _legal(before: Row, now: Row) -> bool:
     if before.status == "running":
         return (more == 0 and now.status != "running") or (more == 1 and now.status in {"failed", "cancelled"})
     return more == 0 and before.status != "completed" and now.status == "queued"
+
+
+def _is_said(letter: str) -> bool:
+    return len(letter) <= 2 or json.loads(letter)[0] == TOOL_CALL
 
 
 def _all_letters(row: Row) -> Letters:

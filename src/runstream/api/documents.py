@@ -48,7 +48,7 @@ EVENT_STREAM: dict[str, Any] = {
     ),
     "content": {
         "text/event-stream": {
-            "schema": {"oneOf": [_one_event(name, model) for name, model in EVENTS.items()]},
+            "schema": {"oneOf": [_one_event(name, model) for name, model in EVENTS]},
             "example": 'id: 1-6\nevent: run.delta\ndata: {"text":"Hello"}\n\n',
         }
     },
@@ -80,7 +80,7 @@ def describe(app: FastAPI) -> None:
         schemas = document["components"]["schemas"]
         if ChatRequest.__name__ not in schemas:
             _, ours = models_json_schema(
-                [(ChatRequest, "validation"), *((model, "serialization") for model in EVENTS.values())],
+                [(ChatRequest, "validation"), *((model, "serialization") for _, model in EVENTS)],
                 ref_template=_SCHEMAS + "{model}",
             )
             schemas |= ours["$defs"] | schemas

@@ -5,10 +5,11 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from runstream.domain.run import AttemptRecord, Outcome, Run, Status
 from runstream.domain.usage import Usage
-from runstream.features.chat import ChatInput
+from runstream.features.chat import ChatInput, ToolCall
 from runstream.runs.finish import usage_data
 
 _DATE = re.compile(r"[0-9]{4}-")
@@ -90,8 +91,26 @@ class Failure(BaseModel):
     message: str
 
 
+def _absent(value: object) -> bool:
+    return value is None
+
+
 class Output(BaseModel):
+    """What the model said. `reasoning` and `tool_calls` are there only where there are some."""
+
     text: str
+    reasoning: Annotated[str | SkipJsonSchema[None], Field(exclude_if=_absent)] = None
+    tool_calls: Annotated[list[ToolCall] | SkipJsonSchema[None], Field(exclude_if=_absent)] = None
+
+    @classmethod
+    def of(cls, run: Run) -> "Output | None":
+        if run.output is None:
+            return None
+        return cls(
+            text=run.output,
+            reasoning=run.reasoning,
+            tool_calls=[ToolCall.model_validate(call) for call in run.tool_calls] if run.tool_calls else None,
+        )
 
 
 class RunObject(BaseModel):
@@ -137,7 +156,7 @@ class RunObject(BaseModel):
             metadata=dict(run.metadata),
             attempt=run.attempt,
             max_attempts=run.max_attempts,
-            output=Output(text=run.output) if run.output is not None else None,
+            output=Output.of(run),
             finish_reason=run.finish_reason,
             error=Failure(**run.error) if run.error else None,
             usage=UsageObject.of(run.usage),
@@ -229,6 +248,27 @@ class Delta(BaseModel):
     text: str
 
 
+class Reasoning(BaseModel):
+    """`run.reasoning`: what the model said to itself, where its provider shows it. Pieces travel as text does."""
+
+    text: str
+
+
+class ToolCallOpened(BaseModel):
+    """`run.tool_call`: the model calls a tool. Once for each `index`, before its arguments."""
+
+    index: int
+    id: str
+    name: str
+
+
+class ToolCallArguments(BaseModel):
+    """`run.tool_call`: a piece of the arguments of the call with this `index`; joined, they are JSON."""
+
+    index: int
+    arguments: str
+
+
 class Restarted(BaseModel):
     """`run.restarted`: forget all so far, the next attempt begins."""
 
@@ -246,24 +286,27 @@ class Completed(BaseModel):
 
 
 class Failed(BaseModel):
-    """`run.failed`: terminal. `partial` says whether the text so far was kept."""
+    """`run.failed`: terminal. `partial` says whether anything was said, and so kept."""
 
     error: Failure
     partial: bool
 
 
 class Cancelled(BaseModel):
-    """`run.cancelled`: terminal. `partial` says whether the text so far was kept."""
+    """`run.cancelled`: terminal. `partial` says whether anything was said, and so kept."""
 
     partial: bool
 
 
-EVENTS: dict[str, type[BaseModel]] = {
-    "run.started": Started,
-    "run.delta": Delta,
-    "run.restarted": Restarted,
-    "run.completed": Completed,
-    "run.failed": Failed,
-    "run.cancelled": Cancelled,
-}
-"""The data of each event, by its name."""
+EVENTS: tuple[tuple[str, type[BaseModel]], ...] = (
+    ("run.started", Started),
+    ("run.delta", Delta),
+    ("run.reasoning", Reasoning),
+    ("run.tool_call", ToolCallOpened),
+    ("run.tool_call", ToolCallArguments),
+    ("run.restarted", Restarted),
+    ("run.completed", Completed),
+    ("run.failed", Failed),
+    ("run.cancelled", Cancelled),
+)
+"""The data of each event, by its name; those of a tool call come in two forms."""

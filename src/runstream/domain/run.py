@@ -1,6 +1,6 @@
 """A run: one generation that was asked for, and what became of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -101,6 +101,8 @@ class Ending:
     error: Mapping[str, Any] | None = None
     finish_reason: str | None = None
     generation: Generation = UNKNOWN
+    reasoning: str | None = None
+    tool_calls: Sequence[Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,7 @@ class AttemptRecord:
 class Run:
     """A run as its owner sees it; the transcript is read apart.
 
+    `output` is the model's text; `tool_calls` have the form of chat completions.
     `retried_attempt` is the last one whose end was taken back: nothing that it said counts any more.
     """
 
@@ -139,6 +142,8 @@ class Run:
     subject_id: str | None = None
     input: Mapping[str, Any] | None = None
     output: str | None = None
+    reasoning: str | None = None
+    tool_calls: Sequence[Mapping[str, Any]] | None = None
     error: Mapping[str, Any] | None = None
     finish_reason: str | None = None
     usage: Usage | None = None

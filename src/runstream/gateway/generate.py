@@ -9,7 +9,9 @@ import structlog
 from runstream.domain.errors import ProviderError
 from runstream.domain.prompt import Prompt
 from runstream.gateway.routes import Routes, Target
-from runstream.providers.base import Call, Piece, Provider, TextDelta, Timeouts
+from runstream.providers.base import Call, Piece, Provider, ReasoningDelta, TextDelta, Timeouts, ToolCallDelta
+
+_SAID = (TextDelta, ReasoningDelta, ToolCallDelta)
 
 log = structlog.get_logger(__name__)
 
@@ -23,6 +25,11 @@ class Answer(NamedTuple):
 
     head: Sequence[Piece]
     rest: AsyncIterator[Piece]
+
+    @property
+    def begun(self) -> bool:
+        """Whether the model said anything at all, of whichever kind."""
+        return isinstance(self.head[-1], _SAID)
 
 
 class Gateway:
@@ -60,6 +67,6 @@ async def _head(pieces: AsyncIterator[Piece]) -> Sequence[Piece]:
     head: list[Piece] = []
     async for piece in pieces:
         head.append(piece)
-        if isinstance(piece, TextDelta):
+        if isinstance(piece, _SAID):
             break
     return head

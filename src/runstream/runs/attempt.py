@@ -35,6 +35,10 @@ class Attempt:
         self.usage: Usage | None = None
         self.finish_reason: str | None = None
         self.first_token_at: datetime | None = None
+        self.tool_calls: set[int] = set()
+        """The indices of those that were opened."""
+        self.names = 0
+        """Characters of their ids and names, which the position does not count."""
         self._generation: asyncio.Task[None] | None = None
 
     async def run(self, generation: asyncio.Task[None], *, stop: Stop | None = None) -> BaseException | None:

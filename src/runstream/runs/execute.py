@@ -23,7 +23,7 @@ from runstream.domain.usage import estimate
 from runstream.features.base import Feature
 from runstream.gateway.generate import Gateway
 from runstream.metrics import FENCED, FIRST_TOKEN, NOT_ENQUEUED, QUEUE_WAIT, RETRIED, RUNNING
-from runstream.providers.base import Finished, Opened, Piece, TextDelta
+from runstream.providers.base import Finished, Opened, Piece, ReasoningDelta, TextDelta, ToolCallDelta
 from runstream.queue.enqueue import JobQueue
 from runstream.runs.attempt import Attempt, Stop
 from runstream.runs.finish import completed, settle, terminal_event
@@ -132,7 +132,7 @@ class Execute:
         began = time.monotonic()
         prompt = self._features[claim.feature].prompt(claim.input)
         async with self._gateway.generate(claim.model, prompt, attempt.tries) as answer:
-            if isinstance(answer.head[-1], TextDelta):
+            if answer.begun:
                 attempt.first_token()
                 FIRST_TOKEN.observe(time.monotonic() - began)
             for piece in answer.head:
@@ -149,6 +149,12 @@ class Execute:
         if isinstance(piece, TextDelta):  # first, and not by a pattern: it comes for every token
             return self._take_text(attempt, piece.text)
         match piece:
+            case ReasoningDelta(text):
+                room = self._room(attempt)
+                attempt.writer.append(events.REASONING, {"text": text[:room]})
+                return _full(attempt, len(text) > room)
+            case ToolCallDelta():
+                return self._take_tool_call(attempt, piece)
             case Opened(request_id):
                 attempt.request_id = request_id
             case Finished(reason, usage):
@@ -156,13 +162,30 @@ class Execute:
         return False
 
     def _take_text(self, attempt: Attempt, text: str) -> bool:
-        room = self._max_output_chars + 1 - attempt.writer.transcript.end  # one event came before the text
+        room = self._room(attempt)
         if len(text) <= room:
             attempt.writer.append_text(text)
             return False
         attempt.writer.append_text(text[:room])
-        attempt.finish_reason = "max_output_chars"
-        return True
+        return _full(attempt, True)
+
+    def _take_tool_call(self, attempt: Attempt, piece: ToolCallDelta) -> bool:
+        """Each call is opened once, before its arguments, whatever the provider repeats or leaves out."""
+        index = piece.index
+        if index not in attempt.tool_calls:
+            call_id, name = piece.id or f"call_{index}", piece.name or ""
+            if self._room(attempt) <= len(call_id) + len(name):
+                return _full(attempt, True)
+            attempt.tool_calls.add(index)
+            attempt.names += len(call_id) + len(name)
+            attempt.writer.append(events.TOOL_CALL, {"index": index, "id": call_id, "name": name})
+        room = self._room(attempt)
+        attempt.writer.append(events.TOOL_CALL, {"index": index, "arguments": piece.arguments[:room]})
+        return _full(attempt, len(piece.arguments) > room)
+
+    def _room(self, attempt: Attempt) -> int:
+        """How many characters the model may still say, of all kinds: one event came before them."""
+        return self._max_output_chars + 1 - attempt.writer.transcript.end - attempt.names
 
     async def _settle(self, attempt: Attempt, raised: BaseException | None) -> None:
         if attempt.stopped is Stop.FENCED:
@@ -222,10 +245,10 @@ class Execute:
 
     async def _end(self, attempt: Attempt, status: Status, error: Mapping[str, Any] | None = None) -> None:
         transcript = attempt.writer.transcript
-        text = transcript.text()
+        characters = transcript.characters
         event = terminal_event(status)
         generation = _generation(attempt)
-        data: dict[str, Any] = {"partial": bool(text)}
+        data: dict[str, Any] = {"partial": bool(characters)}
         if status is Status.COMPLETED:
             data = completed(generation.usage, attempt.finish_reason or "stop")
         elif error is not None:
@@ -234,7 +257,9 @@ class Execute:
             status=status,
             attempt=attempt.claim.attempt,
             transcript=[*transcript.dump(), [event, data]],
-            output=text,
+            output=transcript.text(),
+            reasoning=transcript.reasoning() or None,
+            tool_calls=transcript.tool_calls() or None,
             error=error,
             finish_reason=attempt.finish_reason,
             generation=generation,
@@ -244,7 +269,7 @@ class Execute:
             self._fenced()
             return
         reached(Point.SETTLE_WRITTEN)
-        log.info("run_ended", status=status, chars=len(text), error=error["code"] if error else None)
+        log.info("run_ended", status=status, chars=characters, error=error["code"] if error else None)
         attempt.writer.append(event, data)
         await attempt.writer.flush(_ANNOUNCE)
         reached(Point.SETTLE_ANNOUNCED)
@@ -254,9 +279,16 @@ class Execute:
         log.warning("attempt_fenced")
 
 
+def _full(attempt: Attempt, full: bool) -> bool:
+    """Whether the model has said as much as it may, which then is why it finished."""
+    if full:
+        attempt.finish_reason = "max_output_chars"
+    return full
+
+
 def _generation(attempt: Attempt) -> Generation:
     """What it came to; its usage estimated where the provider took the call on and did not say."""
-    characters = len(attempt.writer.transcript.text())
+    characters = attempt.writer.transcript.characters
     usage = attempt.usage
     if usage is None and (characters or attempt.request_id):
         usage = estimate(attempt.claim.input, characters)

@@ -94,18 +94,27 @@ async def end_unwritten(
 
     The end takes the next attempt's number, so that whoever still writes the last one is fenced, and every reader
     sees the end as something new, wherever it was. Where there was an attempt, readers are told to forget it, for
-    `reason`, and given again as much of its text as is left in the log, unless its end was taken back: what they hold
-    is then what the row holds.
+    `reason`, and given again as much of what it said as is left in the log, unless its end was taken back: what they
+    hold is then what the row holds.
     """
     transcript = Transcript(run.attempt + 1)
-    text = await _left(token_log, run.id, run.attempt) if run.attempt > (run.retried_attempt or 0) else ""
     if run.attempt:
         transcript.append(events.RESTARTED, {"attempt": transcript.attempt, "reason": reason})
-        transcript.append(events.DELTA, {"text": text})
-    data = {"partial": bool(text)} if error is None else {"error": error, "partial": bool(text)}
+    if run.attempt > (run.retried_attempt or 0):
+        await _take_what_is_left(transcript, token_log, run)
+    characters = transcript.characters
+    data = {"partial": bool(characters)} if error is None else {"error": error, "partial": bool(characters)}
     transcript.append(terminal_event(status), data)
-    generation = Generation(usage=estimate(run.input or {}, len(text)) if text else None)
-    ending = Ending(status, transcript.attempt, transcript.dump(), text or None, error, generation=generation)
+    ending = Ending(
+        status,
+        transcript.attempt,
+        transcript.dump(),
+        output=transcript.text() if characters else None,
+        reasoning=transcript.reasoning() or None,
+        tool_calls=transcript.tool_calls() or None,
+        error=error,
+        generation=Generation(usage=estimate(run.input or {}, characters) if characters else None),
+    )
     if not await store.end(run.id, ending, was=run.status, attempt=run.attempt):
         return False
     reached(Point.UNWRITTEN_ENDED)
@@ -117,17 +126,15 @@ async def end_unwritten(
     return True
 
 
-async def _left(token_log: TokenLog, run_id: str, attempt: int) -> str:
-    """The attempt's text as far as its log holds it."""
-    texts: list[str] = []
-    cursor, more = Cursor(attempt, 0), True
+async def _take_what_is_left(transcript: Transcript, token_log: TokenLog, run: Run) -> None:
+    """Add what the run's last attempt said, of all kinds, as far as its log holds it."""
+    cursor, more = Cursor(run.attempt, 0), True
     try:
         while more:
-            entries, more = await token_log.read(run_id, cursor)
+            entries, more = await token_log.read(run.id, cursor)
             for entry in entries:
                 cursor = entry.cursor
-                if entry.attempt == attempt and entry.type == events.DELTA:
-                    texts.append(entry.event().data["text"])
+                if entry.attempt == run.attempt and entry.type in events.COUNTED:
+                    transcript.append(entry.type, entry.event().data)
     except (RedisError, OSError, TimeoutError) as error:
-        log.warning("text_not_kept", run_id=run_id, error=type(error).__name__)
-    return "".join(texts)
+        log.warning("text_not_kept", run_id=run.id, error=type(error).__name__)

@@ -29,6 +29,8 @@ def run_of(row: Row[Any]) -> Run:
         subject_id=values["subject_id"],
         input=values.get("input"),
         output=values.get("output"),
+        reasoning=values.get("reasoning"),
+        tool_calls=values.get("tool_calls"),
         error=values["error"],
         finish_reason=values["finish_reason"],
         usage=_usage(values),

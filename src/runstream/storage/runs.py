@@ -175,6 +175,8 @@ class RunStore:
             ended_at_attempt=ending.attempt,
             whole_transcript=ending.transcript,
             whole_output=ending.output,
+            whole_reasoning=ending.reasoning,
+            whole_tool_calls=ending.tool_calls,
             run_error=ending.error,
             finished_for=ending.finish_reason,
             attempt_outcome=ending.status if own else Outcome.LAPSED,

@@ -29,7 +29,7 @@ from runstream.storage.tables import attempts, runs, runs_are, workers
 
 _HEAVY = {"transcript", "policy", "idempotency_hash"}
 SHOWN = [column for column in runs.c if column.name not in _HEAVY]
-LISTED = [column for column in SHOWN if column.name not in {"input", "output"}]
+LISTED = [column for column in SHOWN if column.name not in {"input", "output", "reasoning", "tool_calls"}]
 
 _ID: BindParameter[str] = bindparam("run_id")
 _CHANGED: BindParameter[str] = bindparam("changed_run")
@@ -189,6 +189,8 @@ END = _ending(
         attempt=bindparam("ended_at_attempt"),
         transcript=bindparam("whole_transcript"),
         output=bindparam("whole_output"),
+        reasoning=bindparam("whole_reasoning"),
+        tool_calls=bindparam("whole_tool_calls"),
         error=bindparam("run_error"),
         finish_reason=bindparam("finished_for"),
         **_GENERATION,
@@ -209,6 +211,8 @@ RETRY = (
         **dict.fromkeys(
             (
                 "output",
+                "reasoning",
+                "tool_calls",
                 "transcript",
                 "error",
                 "finish_reason",

@@ -91,6 +91,8 @@ runs = Table(
     Column("idempotency_key", String(255)),
     Column("idempotency_hash", LargeBinary),
     Column("output", Text),
+    Column("reasoning", Text),
+    Column("tool_calls", JSONB(none_as_null=True)),
     Column("transcript", JSONB(none_as_null=True)),
     Column("error", JSONB(none_as_null=True)),
     Column("finish_reason", String(64)),
