@@ -32,6 +32,8 @@ MODELS = {
     "sim:*": ["local/*"],
     "clock:*": ["local/*"],
     "unicode:*": ["local/*"],
+    "reasoning:*": ["local/*"],
+    "tools:*": ["local/*"],
     "big:*": ["local/*"],
     "cut:*": ["local/*"],
     "hang:*": ["local/*"],

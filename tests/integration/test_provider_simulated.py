@@ -43,8 +43,11 @@ async def chunks(client: httpx.AsyncClient, model: str, **fields: Any) -> list[d
 
 
 def text_of(sent: list[dict[str, Any]]) -> str:
-    choices = [choice for chunk in sent for choice in chunk["choices"]]
-    return "".join(choice["delta"].get("content", "") for choice in choices)
+    return "".join(delta.get("content", "") for delta in deltas(sent))
+
+
+def deltas(sent: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [choice["delta"] for chunk in sent for choice in chunk["choices"]]
 
 
 async def get(simulator: Simulator, path: str, method: str = "GET") -> dict[str, Any]:
@@ -90,6 +93,51 @@ async def test_unicode_tokens_hold_what_breaks_naive_code(client: httpx.AsyncCli
     assert text == "".join(map(unicode_token, range(30)))
     for trap in ("\u0301", "🙂", "\u200d", "שלום", '"', "\\", "\n", "\u2028"):
         assert trap in text
+
+
+async def test_reasoning_comes_before_the_text_in_a_field_of_its_own(client: httpx.AsyncClient) -> None:
+    sent = await chunks(client, "reasoning:2:3")
+    assert deltas(sent)[:2] == [{"reasoning_content": "r0 "}, {"reasoning_content": "r1 "}]
+    assert text_of(sent) == "w0 w1 w2 "
+    assert sent[-1]["choices"][0]["finish_reason"] == "stop"
+    message = (await ask(client, "reasoning:2:3")).json()["choices"][0]["message"]
+    assert message == {"role": "assistant", "content": "w0 w1 w2 ", "reasoning_content": "r0 r1 "}
+
+
+async def test_tool_calls_come_in_turn_each_opened_once_and_with_its_arguments_in_pieces(
+    client: httpx.AsyncClient,
+) -> None:
+    sent = await chunks(client, "tools:2:1")
+    assert text_of(sent) == "w0 "
+    assert sent[-1]["choices"][0]["finish_reason"] == "tool_calls"
+    pieces = [delta["tool_calls"][0] for delta in deltas(sent) if "tool_calls" in delta]
+    opened = [piece for piece in pieces if "id" in piece]
+    assert opened == [
+        {"index": index, "id": f"call_{index}", "type": "function", "function": {"name": name, "arguments": ""}}
+        for index, name in enumerate(["look_up", "write_down"])
+    ]
+    arguments = [piece["function"]["arguments"] for piece in pieces if "id" not in piece]
+    assert arguments == 2 * ['{"text":"', "w0 ", "w1 ", '"}']
+    assert [piece["index"] for piece in pieces] == 5 * [0] + 5 * [1]
+
+
+async def test_tool_calls_of_an_answer_that_is_not_streamed_are_whole(client: httpx.AsyncClient) -> None:
+    choice = (await ask(client, "tools:2")).json()["choices"][0]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["content"] is None
+    calls = choice["message"]["tool_calls"]
+    assert [call["function"]["name"] for call in calls] == ["look_up", "write_down"]
+    assert [json.loads(call["function"]["arguments"]) for call in calls] == 2 * [{"text": "w0 w1 "}]
+
+
+async def test_limits_count_all_kinds_and_stop_sequences_are_looked_for_in_the_text(client: httpx.AsyncClient) -> None:
+    limited = await chunks(client, "reasoning:2:3", max_tokens=3)
+    assert (text_of(limited), limited[-1]["choices"][0]["finish_reason"]) == ("w0 ", "length")
+    stopped = await chunks(client, "reasoning:2:3", stop=["r", "w1"])
+    assert (text_of(stopped), stopped[-1]["choices"][0]["finish_reason"]) == ("w0 ", "stop")
+    assert len([delta for delta in deltas(stopped) if "reasoning_content" in delta]) == 2
+    cut = await chunks(client, "tools:2", max_tokens=3)
+    assert cut[-1]["choices"][0]["finish_reason"] == "length"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,9 @@ the socket takes them).
     sim:N[:RATE[:FIRST_MS]]    words w0 w1 w2 ..., the first after FIRST_MS
     clock:N[:RATE[:FIRST_MS]]  each token is the sender's monotonic clock in microseconds, to tell its age
     unicode:N[:RATE]           emojis, combining characters, right-to-left text
+    reasoning:R[:N[:RATE]]     R tokens of reasoning r0 r1 r2 ..., then N of text (default 10)
+    tools:W[:N[:RATE]]         N tokens of text (default none), then two tool calls in turn, look_up and write_down,
+                               each with the arguments {"text":"w0 w1 ..."} of W words, a piece for each
     big:BYTES                  one token of that size
     cut:N[:RATE]               closes the connection after N tokens
     hang:N[:RATE]              says nothing after N tokens and keeps the connection open
@@ -29,6 +32,6 @@ will do, except `bad`.
 """
 
 from runstream.providers.simulated.server import Simulator, serve
-from runstream.providers.simulated.tokens import unicode_token, word
+from runstream.providers.simulated.tokens import CALLED, call_id, unicode_token, word
 
-__all__ = ["Simulator", "serve", "unicode_token", "word"]
+__all__ = ["CALLED", "Simulator", "call_id", "serve", "unicode_token", "word"]

@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 
 from runstream.providers.simulated.script import Script
+from runstream.providers.simulated.tokens import Token
 
 CREATED = 1_700_000_000
 _BURST = 64
@@ -29,16 +30,40 @@ class Answer:
         self._start = b"data: " + orjson.dumps(start)[:-1]
         self._before = self._start + b',"choices":[{"index":0,"delta":{"content":'
 
-    def texts(self) -> Iterator[str]:
-        for text in self._tokens:
+    def tokens(self) -> Iterator[Token]:
+        for token in self._tokens:
             self.sent += 1
-            yield text
+            yield token
 
     def chunks(self) -> Iterator[bytes]:
         """Every token as one HTTP chunk, as most servers send them."""
         after = b'},"finish_reason":null}]}\n\n'
-        for text in self.texts():
-            yield chunked(self._before + orjson.dumps(text) + after)
+        for token in self.tokens():
+            if isinstance(token, str):
+                yield chunked(self._before + orjson.dumps(token) + after)
+            else:
+                choice = {"index": 0, "delta": token, "finish_reason": None}
+                yield chunked(self._start + b',"choices":[' + orjson.dumps(choice) + b"]}\n\n")
+
+    def message(self) -> dict[str, Any]:
+        """All of it, for a call that is not streamed."""
+        texts: list[str] = []
+        thoughts: list[str] = []
+        calls: dict[int, dict[str, Any]] = {}
+        for token in self.tokens():
+            if isinstance(token, str):
+                texts.append(token)
+            elif "reasoning_content" in token:
+                thoughts.append(token["reasoning_content"])
+            else:
+                for piece in token["tool_calls"]:
+                    _add_piece(calls, piece)
+        message: dict[str, Any] = {"role": "assistant", "content": "".join(texts)}
+        if thoughts:
+            message["reasoning_content"] = "".join(thoughts)
+        if calls:
+            message |= {"content": message["content"] or None, "tool_calls": list(calls.values())}
+        return message
 
     def burst(self) -> bytes:
         return b"".join(chunk for _, chunk in zip(range(_BURST), self._chunks, strict=False))
@@ -56,6 +81,14 @@ class Answer:
             "total_tokens": self._input_tokens + self.sent,
             "prompt_tokens_details": {"cached_tokens": 0},
         }
+
+
+def _add_piece(calls: dict[int, dict[str, Any]], piece: Mapping[str, Any]) -> None:
+    index = piece["index"]
+    if index not in calls:
+        calls[index] = {"id": piece["id"], "type": "function", "function": dict(piece["function"])}
+    else:
+        calls[index]["function"]["arguments"] += piece["function"]["arguments"]
 
 
 def _count(messages: list[Any]) -> int:

@@ -6,13 +6,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from runstream.providers.simulated import demo, tokens
+from runstream.providers.simulated.tokens import Token
 
 Ending = Literal["finish", "cut", "hang", "error", "malformed", "nofinish"]
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    tokens: Callable[[int], str] = tokens.word
+    tokens: Callable[[int], Token] = tokens.word
+    reason: str = "stop"
     count: int = 0
     per_second: float = 0.0
     first_seconds: float = 0.0
@@ -23,12 +25,12 @@ class Script:
     stop: tuple[str, ...] = ()
     limit: int | None = None
 
-    def answer(self) -> tuple[Iterator[str], str]:
+    def answer(self) -> tuple[Iterator[Token], str]:
         """The tokens in order, within the limit and before the first stop sequence; and the finish reason."""
         count = self.count if self.limit is None else min(self.count, self.limit)
-        texts = map(self.tokens, range(count))
-        reason = "stop" if count == self.count else "length"
-        return _before_stop(list(texts), self.stop, reason) if self.stop else (texts, reason)
+        sent = map(self.tokens, range(count))
+        reason = self.reason if count == self.count else "length"
+        return _before_stop(list(sent), self.stop, reason) if self.stop else (sent, reason)
 
 
 def script_for(request: Mapping[str, Any]) -> Script:
@@ -55,6 +57,22 @@ def _clock(count: float, rate: float = 0, first_ms: float = 0) -> Script:
 
 def _unicode(count: float, rate: float = 0) -> Script:
     return replace(_sim(count, rate), tokens=tokens.unicode_token)
+
+
+def _reasoning(thoughts: float, count: float = 10, rate: float = 0) -> Script:
+    first = int(thoughts)
+
+    def token(index: int) -> Token:
+        return tokens.thought(index) if index < first else tokens.word(index - first)
+
+    return replace(_sim(first + count, rate), tokens=token)
+
+
+def _tools(words: float, count: float = 0, rate: float = 0) -> Script:
+    said: list[Token] = [*map(tokens.word, range(int(count)))]
+    for call in range(len(tokens.CALLED)):
+        said += tokens.call_pieces(call, int(words))
+    return replace(_sim(len(said), rate), tokens=said.__getitem__, reason="tool_calls")
 
 
 def _big(size: float) -> Script:
@@ -89,6 +107,8 @@ _KINDS: dict[str, Callable[..., Script]] = {
     "sim": _sim,
     "clock": _clock,
     "unicode": _unicode,
+    "reasoning": _reasoning,
+    "tools": _tools,
     "big": _big,
     "cut": _ending("cut"),
     "hang": _ending("hang"),
@@ -101,17 +121,21 @@ _KINDS: dict[str, Callable[..., Script]] = {
 }
 
 
-def _before_stop(texts: list[str], stop: tuple[str, ...], reason: str) -> tuple[Iterator[str], str]:
-    found = [at for at in map("".join(texts).find, stop) if at >= 0]
-    return (_cut(texts, min(found)), "stop") if found else (iter(texts), reason)
+def _before_stop(sent: list[Token], stop: tuple[str, ...], reason: str) -> tuple[Iterator[Token], str]:
+    text = "".join(token for token in sent if isinstance(token, str))
+    found = [at for at in map(text.find, stop) if at >= 0]
+    return (_cut(sent, min(found)), "stop") if found else (iter(sent), reason)
 
 
-def _cut(texts: list[str], characters: int) -> Iterator[str]:
-    for text in texts:
-        if characters <= 0:
-            return
-        yield text[:characters]
-        characters -= len(text)
+def _cut(sent: list[Token], characters: int) -> Iterator[Token]:
+    for token in sent:
+        if isinstance(token, str):
+            if characters <= 0:
+                return
+            yield token[:characters]
+            characters -= len(token)
+        else:
+            yield token
 
 
 def _stop(request: Mapping[str, Any]) -> tuple[str, ...]:

@@ -290,9 +290,9 @@ class _Connection(asyncio.Protocol):
 
     async def _whole(self, answer: Answer) -> None:
         script = answer.script
-        text = "".join(answer.texts())
+        message = answer.message()
         await asyncio.sleep(script.first_seconds + (answer.sent / script.per_second if script.per_second else 0))
-        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": answer.reason}
+        choice = {"index": 0, "message": message, "finish_reason": answer.reason}
         self._json(
             {
                 "id": answer.id,

@@ -1,6 +1,11 @@
 """The tokens a script sends: each source gives the i-th token without knowing the ones before it."""
 
 import time
+from collections.abc import Mapping
+from typing import Any
+
+Token = str | Mapping[str, Any]
+"""Text, or a delta of another kind in the protocol's form."""
 
 _SCRIPTS = (
     "plain ",
@@ -28,3 +33,25 @@ def clock(index: int) -> str:
 
 def unicode_token(index: int) -> str:
     return _SCRIPTS[index % len(_SCRIPTS)]
+
+
+def thought(index: int) -> Token:
+    return {"reasoning_content": f"r{index} "}
+
+
+def call_id(index: int) -> str:
+    return f"call_{index}"
+
+
+CALLED = ("look_up", "write_down")
+"""The functions that are called, in turn."""
+
+
+def call_pieces(call: int, words: int) -> list[Token]:
+    """One tool call as servers stream it: its id and name, then its arguments, JSON in as many pieces and two more."""
+    opening = {"index": call, "id": call_id(call), "type": "function"}
+    texts = ['{"text":"', *map(word, range(words)), '"}']
+    return [
+        {"tool_calls": [{**opening, "function": {"name": CALLED[call], "arguments": ""}}]},
+        *({"tool_calls": [{"index": call, "function": {"arguments": text}}]} for text in texts),
+    ]
