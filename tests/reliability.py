@@ -101,8 +101,8 @@ def stopped(pid: int) -> Iterator[None]:
 
 
 async def assert_told_the_same_after_the_end(stack: Stack, caller: Caller, viewer: Viewer) -> None:
-    """Who comes now is told the attempt, the text and the end that the viewer was told."""
+    """Who comes now is told the attempt, what it said and the end that the viewer was told."""
     for url in stack.urls:
         async with Viewer(caller.key, viewer.run_id) as late:
             await late.read(url)
-            assert (late.cursor, late.text, late.end) == (viewer.cursor, viewer.text, viewer.end)
+            assert (late.cursor, late.said, late.end) == (viewer.cursor, viewer.said, viewer.end)

@@ -8,14 +8,45 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cached_property
-from typing import Any
+from itertools import chain, takewhile, zip_longest
+from typing import Any, NamedTuple
 
 import httpx
 
 DEADLINE = 60
 PAUSE = 0.05
 TERMINAL = frozenset({"run.completed", "run.failed", "run.cancelled"})
+_COUNTED = {"run.delta": "text", "run.reasoning": "text", "run.tool_call": "arguments"}
 _EVENT = re.compile(r"id: (\d+)-(\d+)\nevent: (\S+)\ndata: (.*)")
+
+
+class Said(NamedTuple):
+    """What a model has said in one attempt: in this order, where it says all of it."""
+
+    reasoning: str = ""
+    text: str = ""
+    calls: tuple[tuple[str, str, str], ...] = ()
+    """Each one's id, name and arguments."""
+
+    def begins(self, whole: Said) -> bool:
+        """Whether it is a beginning of what is said as a whole, or all of it."""
+        pairs = list(zip_longest(self._parts(), whole._parts(), fillvalue=""))
+        alike = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+        return all(whole_part.startswith(part) for part, whole_part in pairs[alike : alike + 1]) and not any(
+            part for part, _ in pairs[alike + 1 :]
+        )
+
+    @property
+    def characters(self) -> int:
+        return sum(map(len, self._parts()))
+
+    @property
+    def ending(self) -> str:
+        """The last of it, to be looked at."""
+        return " ".join(repr(part[-80:]) for part in self._parts() if part)
+
+    def _parts(self) -> list[str]:
+        return [self.reasoning, self.text, *chain.from_iterable(self.calls)]
 
 
 class Viewer:
@@ -30,6 +61,8 @@ class Viewer:
         self.attempt = 0
         self.position = 0
         self.text = ""
+        self.reasoning = ""
+        self.calls: list[tuple[str, str, str]] = []
         self.restarts: list[dict[str, Any]] = []
         self.end: tuple[str, dict[str, Any]] | None = None
         self.retries: list[int] = []
@@ -46,6 +79,10 @@ class Viewer:
     @property
     def cursor(self) -> str:
         return f"{self.attempt}-{self.position}"
+
+    @property
+    def said(self) -> Said:
+        return Said(self.reasoning, self.text, tuple(self.calls))
 
     async def until(self, seen: Callable[[Viewer], bool]) -> None:
         """Wait until what it has been told is enough; raises what went wrong in a reading that goes on meanwhile."""
@@ -106,17 +143,35 @@ class Viewer:
         if attempt != self.attempt:
             assert attempt > self.attempt, "an attempt that is over came back"
             assert type_ == ("run.started" if attempt == 1 else "run.restarted") or (
-                type_ in TERMINAL and not self.text
+                type_ in TERMINAL and not self.said.characters
             )
-            self.attempt, self.position, self.text = attempt, 0, ""
+            self.attempt, self.position = attempt, 0
+            self.text, self.reasoning, self.calls = "", "", []
         if type_ == "run.restarted":
             self.restarts.append(data)
-        self.position += len(data["text"]) if type_ == "run.delta" else 1
+        told = data.get(_COUNTED.get(type_, ""))
+        assert told != "", f"{type_} says nothing"
+        self.position += 1 if told is None else len(told)
         assert position == self.position, f"{type_} has the id of another place"
         if type_ == "run.delta":
             self.text += data["text"]
+        if type_ == "run.reasoning":
+            self.reasoning += data["text"]
+        if type_ == "run.tool_call":
+            self._tool_call(**data)
         if type_ in TERMINAL:
             self.end = (type_, data)
+
+    def _tool_call(self, *, index: int, **told: str) -> None:
+        """Calls are opened in the order of their numbers, each once and before its arguments."""
+        if "arguments" in told:
+            assert index < len(self.calls), "arguments came before their call"
+            call_id, name, arguments = self.calls[index]
+            self.calls[index] = (call_id, name, arguments + told.pop("arguments"))
+        else:
+            assert index == len(self.calls), "a call was opened out of turn"
+            self.calls.append((told.pop("id"), told.pop("name"), ""))
+        assert not told, f"a tool call has {told} as well"
 
     async def __aenter__(self) -> Viewer:
         return self

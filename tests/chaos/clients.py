@@ -220,11 +220,11 @@ async def _take(told: Told, answer: aiohttp.ClientResponse, reading: Viewer, cut
 
 def take_block(told: Told, reading: Viewer, block: str) -> None:
     """Take in what stands between two blank lines; what may not follow is noted as wrong."""
-    attempt, text = reading.attempt, reading.text
+    attempt, before = reading.attempt, reading.said
     try:
         reading.take(block)
     except AssertionError as wrong:
         told.wrongs.append(f"a reader at {reading.cursor} was told {block[:200]!r}: {wrong}")
         return
-    if attempt and reading.attempt != attempt and not said(told.ask.model).startswith(text):
-        told.wrongs.append(f"attempt {attempt} said what the provider does not: {text[-80:]!r}")
+    if attempt and reading.attempt != attempt and not before.begins(said(told.ask.model)):
+        told.wrongs.append(f"attempt {attempt} said what the provider does not: {before.ending}")

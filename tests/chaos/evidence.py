@@ -18,8 +18,8 @@ from tests.chaos.stage import Stage
 DEADLINE = 60
 POLL = 0.1
 _RUNS = """
-select id, status, attempt, max_attempts, worker, finished_at, idempotency_key, output, transcript, error,
-       cancel_requested_at, (metadata ->> 'ask')::int as ask
+select id, status, attempt, max_attempts, worker, finished_at, idempotency_key, output, reasoning,
+       tool_calls, transcript, error, cancel_requested_at, (metadata ->> 'ask')::int as ask
   from runs
 """
 _ATTEMPTS = """

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
 
-from runstream.providers.simulated import unicode_token, word
+from tests.viewer import Said
+
+from runstream.providers.simulated import CALLED, call_id, unicode_token, word
 
 BIG = 1_500_000
 FLOOD = 100_000
@@ -28,9 +31,16 @@ def _paced(name: str, *, at_most: int = 60) -> Callable[[Random], str]:
     return lambda random: f"{name}:{random.randint(1, at_most)}:{random.choice((0, 20, 40, 80))}"
 
 
+def _paced_after(name: str) -> Callable[[Random], str]:
+    """So many tokens of another kind, and so many of text."""
+    return lambda random: _paced(f"{name}:{random.randint(1, 20)}", at_most=30)(random)
+
+
 KINDS = {
     "words": Kind(40, _paced("sim")),
     "unicode": Kind(30, _paced("unicode")),
+    "reasoning": Kind(8, _paced_after("reasoning")),
+    "tool calls": Kind(8, _paced_after("tools")),
     "slow to begin": Kind(3, lambda random: f"slow-headers:{random.randint(100, 1500)}:20:40"),
     "refused once": Kind(3, _paced("flaky:1")),
     "refused twice": Kind(1, _paced("flaky:2")),
@@ -58,12 +68,23 @@ def draw_kinds(random: Random, count: int) -> Iterator[str]:
 
 
 @lru_cache(maxsize=1000)
-def said(model: str) -> str:
+def said(model: str) -> Said:
     """All that the provider says to this model's name."""
     kind, *arguments = model.split(":")
     if kind == "status":
-        return ""
+        return Said()
     if kind == "big":
-        return "x" * int(arguments[0])
+        return Said(text="x" * int(arguments[0]))
+    if kind == "reasoning":
+        thoughts, count = map(int, arguments[:2])
+        return Said("".join(f"r{number} " for number in range(thoughts)), _words(count))
+    if kind == "tools":
+        words, count = map(int, arguments[:2])
+        asked = json.dumps({"text": _words(words)}, separators=(",", ":"))
+        return Said("", _words(count), tuple((call_id(number), name, asked) for number, name in enumerate(CALLED)))
     count = int(arguments[1] if kind in {"slow-headers", "flaky"} else arguments[0])
-    return "".join(map(unicode_token if kind == "unicode" else word, range(count)))
+    return Said(text="".join(map(unicode_token, range(count))) if kind == "unicode" else _words(count))
+
+
+def _words(count: int) -> str:
+    return "".join(map(word, range(count)))

@@ -14,7 +14,7 @@ import asyncpg
 from tests.chaos.clients import ENDED, Told
 from tests.chaos.evidence import Evidence, Key
 from tests.chaos.models import said
-from tests.viewer import TERMINAL, Viewer
+from tests.viewer import TERMINAL, Said, Viewer
 
 AT_ONCE = 0.7
 """Seconds: the product's half, and what a busy machine adds."""
@@ -78,33 +78,52 @@ def _told_the_same(told: Told, run: asyncpg.Record) -> Iterator[Wrong]:
 
 def _read_whole(reading: Viewer, run: asyncpg.Record) -> Iterator[Wrong]:
     """P2: put together, what a reader was told is what is stored."""
-    text, last = _stored(run)
+    kept, last = _stored(run)
     where = f"{run['id']} ({run['status']} at attempt {run['attempt']})"
     if reading.end is None:
         yield Wrong("lost", f"{where}: a reader at {reading.cursor} never saw the end")
     elif (reading.attempt, list(reading.end)) != (run["attempt"], last):
         yield Wrong("differs", f"{where}: a reader was told the end {reading.end} of attempt {reading.attempt}")
-    elif reading.text != text:
-        kind = "gap" if len(reading.text) < len(text) else "repeat"
-        yield Wrong(kind, f"{where}: a reader holds {len(reading.text)} characters of {len(text)}")
+    elif reading.said != kept:
+        kind = "gap" if reading.said.characters < kept.characters else "repeat"
+        yield Wrong(kind, f"{where}: a reader holds {reading.said.characters} characters of {kept.characters}")
 
 
-def _stored(run: asyncpg.Record) -> tuple[str, list[object]]:
-    """The text of a transcript, and its last event."""
+def _stored(run: asyncpg.Record) -> tuple[Said, list[object]]:
+    """What a transcript says, and its last event."""
     events = run["transcript"] or [["", {}]]
-    return "".join(data["text"] for type_, data in events if type_ == "run.delta"), events[-1]
+    texts: dict[str, str] = defaultdict(str)
+    calls: dict[int, list[str]] = {}
+    for type_, data in events:
+        if type_ == "run.tool_call":
+            index = data["index"]
+            if "arguments" in data:
+                calls[index][2] += data["arguments"]
+            else:
+                calls[index] = [data["id"], data["name"], ""]
+        elif "text" in data:
+            texts[type_] += data["text"]
+    in_order = tuple((calls[index][0], calls[index][1], calls[index][2]) for index in sorted(calls))
+    return Said(texts["run.reasoning"], texts["run.delta"], in_order), events[-1]
+
+
+def _put_out(run: asyncpg.Record) -> Said:
+    """What the row has beside its transcript."""
+    calls = [(call["id"], call["function"]) for call in run["tool_calls"] or ()]
+    called = tuple((call_id, function["name"], function["arguments"]) for call_id, function in calls)
+    return Said(run["reasoning"] or "", run["output"] or "", called)
 
 
 def _legal_end(told: Told, run: asyncpg.Record) -> Iterator[Wrong]:
     """P1, P3, P5, P6: it ended as this request can, and holds what the provider said and nothing else."""
     kind, whole, where = told.ask.kind, said(told.ask.model), f"{told.ask.model} {run['id']}"
-    text, _ = _stored(run)
-    if run["status"] == "completed" and (text != whole or not kind.completes):
-        yield Wrong("differs", f"{where} completed with {len(text)} characters of {len(whole)}")
-    if not whole.startswith(text):
-        yield Wrong("differs", f"{where} holds what the provider did not say: {text[-80:]!r}")
-    if (run["output"] or "") != text:
-        yield Wrong("differs", f"{where}: output and transcript are not the same text")
+    kept, _ = _stored(run)
+    if run["status"] == "completed" and (kept != whole or not kind.completes):
+        yield Wrong("differs", f"{where} completed with {kept.characters} characters of {whole.characters}")
+    if not kept.begins(whole):
+        yield Wrong("differs", f"{where} holds what the provider did not say: {kept.ending}")
+    if _put_out(run) != kept:
+        yield Wrong("differs", f"{where}: output and transcript are not the same")
     if run["status"] == "cancelled" and not told.cancelled:
         yield Wrong("differs", f"{where} was cancelled by nobody")
     if run["status"] == "failed":

@@ -48,7 +48,7 @@ class Report:
             "cancels": sum(told.cancelled for told in evidence.told),
             "readers": len(readings),
             "restarts told to readers": sum(len(reading.restarts) for reading in readings),
-            "characters read": sum(len(reading.text) for reading in readings),
+            "characters read": sum(reading.said.characters for reading in readings),
         }
         return cls(
             seed=seed,

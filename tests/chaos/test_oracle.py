@@ -11,11 +11,12 @@ from tests.chaos.asks import Ask
 from tests.chaos.clients import Told, take_block
 from tests.chaos.evidence import Evidence, Key
 from tests.chaos.oracle import judge
-from tests.viewer import Viewer
+from tests.viewer import Said, Viewer
 
 RUN = "run_1"
 TEXT = "w0 w1 w2 "
 END = {"status": "completed"}
+SAID = [["run.delta", {"text": TEXT}], ["run.completed", END]]
 Breaking = Callable[[Evidence], object]
 
 
@@ -45,6 +46,8 @@ def sound() -> Evidence:
         "worker": None,
         "finished_at": 3.0,
         "output": TEXT,
+        "reasoning": None,
+        "tool_calls": None,
         "transcript": [["run.restarted", {}], ["run.delta", {"text": TEXT}], ["run.completed", END]],
         "error": None,
     }
@@ -102,6 +105,9 @@ def call(began: float) -> Breaking:
         ("differs", reader(end=("run.failed", {}))),
         ("differs", run(output="w0 ", transcript=[["run.delta", {"text": "w0 "}], ["run.completed", END]])),
         ("differs", run(output="w0 ")),
+        ("differs", run(reasoning="r0 ")),
+        ("differs", run(tool_calls=[{"id": "call_0", "function": {"name": "look_up", "arguments": "{}"}}])),
+        ("gap", run(transcript=[["run.reasoning", {"text": "r0 "}], *SAID], reasoning="r0 ")),
         ("differs", run(status="cancelled")),
         ("differs", run(status="failed", error={"code": "worker_lost"})),
         ("twice", run(transcript=[["run.delta", {"text": TEXT}], ["run.completed", END], ["run.completed", END]])),
@@ -154,8 +160,24 @@ def test_a_call_that_nobody_asked_for_is_billed() -> None:
         "id: 2-1\nevent: run.started\ndata: {}",
         'id: 2-3\nevent: run.delta\ndata: {"text":"w0 "}',
         "not an event",
+        'id: 1-6\nevent: run.tool_call\ndata: {"index":0,"arguments":"{}"}',
+        'id: 1-5\nevent: run.tool_call\ndata: {"index":1,"id":"a","name":"b"}',
+        'id: 1-6\nevent: run.tool_call\ndata: {"index":0,"id":"a","name":"b","arguments":"{}"}',
+        'id: 1-5\nevent: run.reasoning\ndata: {"text":"r0 "}',
+        'id: 1-4\nevent: run.reasoning\ndata: {"text":""}',
     ],
-    ids=["gap", "repeat", "another beginning", "a new attempt unsaid", "noise"],
+    ids=[
+        "gap",
+        "repeat",
+        "another beginning",
+        "a new attempt unsaid",
+        "noise",
+        "arguments of no call",
+        "a call out of turn",
+        "a call and its arguments in one",
+        "reasoning that counts as one",
+        "nothing said",
+    ],
 )
 def test_an_event_that_may_not_follow_is_illegal(block: str) -> None:
     told = sound().told[0]
@@ -175,3 +197,16 @@ def test_an_attempt_that_said_what_the_provider_does_not_is_illegal_though_it_is
     assert told.wrongs == []
     take_block(told, reading, 'id: 2-1\nevent: run.restarted\ndata: {"attempt":2}')
     assert len(told.wrongs) == 1
+
+
+def test_a_beginning_ends_in_one_place_of_what_is_said_as_a_whole() -> None:
+    first, second = ("call_0", "look_up", "{}"), ("call_1", "write_down", "[]")
+    whole = Said("r0 r1 ", "w0 ", (first, second))
+    for part in (Said(), Said("r0 "), Said("r0 r1 ", "w"), Said("r0 r1 ", "w0 ", (first,)), whole):
+        assert part.begins(whole)
+    assert Said("r0 r1 ", "w0 ", (("call_0", "look_up", ""),)).begins(whole)
+    assert not whole.begins(Said("r0 "))
+    for part in (Said("", "w"), Said("r0 ", "w"), Said("r1 "), Said("r0 r1 ", "w0 ", (second,))):
+        assert not part.begins(whole)
+    cut_short = ("call_0", "look_up", "{")
+    assert not Said("r0 r1 ", "w0 ", (cut_short, second)).begins(whole)
