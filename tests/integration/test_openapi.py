@@ -53,20 +53,35 @@ def test_a_request_is_described_as_the_chat_feature_takes_it(document):
     request = resolved(document, content["schema"]["$ref"])
     chat = resolved(document, request["properties"]["input"]["$ref"])
     assert request["properties"]["feature"]["const"] == "chat"
-    assert {"messages", "temperature", "max_output_tokens", "stop", "response_format"} == set(chat["properties"])
+    assert set(chat["properties"]) == {
+        *("messages", "temperature", "max_output_tokens", "stop", "response_format"),
+        *("tools", "tool_choice", "reasoning_effort"),
+    }
+    (message,) = set(references(chat["properties"]["messages"]))
+    roles = resolved(document, message)["properties"]["role"]["enum"]
+    assert set(roles) == {"system", "developer", "user", "assistant", "tool"}
+
+
+async def test_a_run_s_output_is_described_as_it_is(document, caller):
+    output = document["components"]["schemas"]["Output"]
+    assert output["required"] == ["text"]
+    met = set()
+    for model in ("sim:2", "reasoning:1:1", "tools:1"):
+        met |= set((await caller.ended(await caller.create(model)))["output"])
+    assert met == set(output["properties"])
 
 
 async def test_every_event_that_a_reader_meets_is_described(document, caller):
-    described = {}
+    described = set()
     answer = document["paths"]["/v1/runs/{run_id}/events"]["get"]["responses"]["200"]
     for event in answer["content"]["text/event-stream"]["schema"]["oneOf"]:
         schema = resolved(document, event["properties"]["data"]["contentSchema"]["$ref"])
-        described[event["properties"]["event"]["const"]] = set(schema["properties"])
-    met = {}
-    for model in ("sim:2", "error:1", "flaky:1:2.5", "hang:1"):
+        described.add((event["properties"]["event"]["const"], frozenset(schema["properties"])))
+    met = set()
+    for model in ("sim:2", "reasoning:1:1", "tools:1", "error:1", "flaky:1:2.5", "hang:1"):
         run_id = await caller.create(model)
         async for event in caller.follow(run_id):
-            met[event.type] = set(event.data)
+            met.add((event.type, frozenset(event.data)))
             if model == "hang:1" and event.type == "run.delta":
                 await caller.cancel(run_id)
     assert met == described
