@@ -120,6 +120,17 @@ def test_text_in_any_script_arrives_unchanged(stack: Stack, command: Start) -> N
     assert run.out == shown.json()["output"]["text"]
 
 
+def test_reasoning_and_tool_calls_are_shown_beside_the_text(stack: Stack, command: Start) -> None:
+    thinks = command("run", "Count", "--model", "reasoning:3:5", url=stack.url, key=stack.key)
+    calls = command("run", "Count", "--model", "tools:2:5", url=stack.url, key=stack.key)
+    assert (thinks.exit_code(), calls.exit_code()) == (0, 0)
+    assert (thinks.out, calls.out) == (words(5), words(5))
+    assert thinks.err.splitlines()[1:] == ["r0 r1 r2 "]
+    assert calls.err.splitlines()[1:] == [
+        f'Calls {name}({{"text":"{words(2)}"}})' for name in ("look_up", "write_down")
+    ]
+
+
 def test_a_prompt_can_be_piped_in(stack: Stack, command: Start) -> None:
     piped = command("run", "-", "--model", "demo", url=stack.url, key=stack.key, stdin="Grüße\n".encode())
     piped.until(lambda: "Grüße" in piped.out)

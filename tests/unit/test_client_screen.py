@@ -69,3 +69,42 @@ def test_where_no_text_was_printed_none_is_void() -> None:
     Screen(out, err).void("It begins again")
     assert out.getvalue() == ""
     assert err.getvalue() == "It begins again.\n"
+
+
+def test_reasoning_is_dim_on_a_terminal_and_stands_apart_from_the_text(terminal: Terminal) -> None:
+    screen = Screen(terminal, terminal)
+    screen.think("hm")
+    screen.think("m")
+    screen.write("so")
+    screen.think("no\n")
+    screen.write("well")
+    screen.say("Done.")
+    assert terminal.getvalue() == ("\x1b[2mhm\x1b[22m\x1b[2mm\x1b[22m\nso\n\x1b[2mno\n\x1b[22mwell\nDone.\n")
+
+
+def test_reasoning_cannot_steer_a_terminal(terminal: Terminal) -> None:
+    Screen(StringIO(), terminal).think("a\x1b[2J\x9b1m")
+    assert terminal.getvalue() == "\x1b[2ma\u241b[2J\ufffd1m\x1b[22m"
+
+
+def test_reasoning_is_no_part_of_the_text_in_a_file() -> None:
+    out, err = StringIO(), StringIO()
+    screen = Screen(out, err)
+    screen.think("hm")
+    screen.write("so")
+    screen.think("m")
+    screen.say("Done.")
+    screen.think("over")
+    screen.close()
+    assert out.getvalue() == "so"
+    assert err.getvalue() == "hmm\nDone.\nover\n"
+
+
+def test_reasoning_that_is_void_is_told_so() -> None:
+    out, err = StringIO(), StringIO()
+    screen = Screen(out, err)
+    screen.think("hm")
+    screen.void("It begins again")
+    screen.void("It begins again")
+    assert out.getvalue() == ""
+    assert err.getvalue() == "hm\nIt begins again: the text before this line is void.\nIt begins again.\n"

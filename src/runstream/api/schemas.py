@@ -95,12 +95,19 @@ def _absent(value: object) -> bool:
     return value is None
 
 
+def _without_default(schema: dict[str, Any]) -> None:
+    schema.pop("default", None)
+
+
+_WhereThereIsSome = Field(exclude_if=_absent, json_schema_extra=_without_default)
+
+
 class Output(BaseModel):
     """What the model said. `reasoning` and `tool_calls` are there only where there are some."""
 
     text: str
-    reasoning: Annotated[str | SkipJsonSchema[None], Field(exclude_if=_absent)] = None
-    tool_calls: Annotated[list[ToolCall] | SkipJsonSchema[None], Field(exclude_if=_absent)] = None
+    reasoning: Annotated[str | SkipJsonSchema[None], _WhereThereIsSome] = None
+    tool_calls: Annotated[list[ToolCall] | SkipJsonSchema[None], _WhereThereIsSome] = None
 
     @classmethod
     def of(cls, run: Run) -> "Output | None":

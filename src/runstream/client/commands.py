@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from runstream.client.access import DEFAULT_URL, checked_key, checked_url
@@ -11,8 +12,14 @@ from runstream.domain import events
 from runstream.domain.errors import InvalidRequest, Unavailable
 
 _COMPLETED, _NOT_COMPLETED, _INTERRUPTED = 0, 1, 130
-_WHOLE: Final = "stop"
-"""The finish reason of an answer that the model ended by itself."""
+_WHOLE: Final = frozenset({"stop", "tool_calls"})
+"""The finish reasons of an answer that the model ended by itself."""
+
+
+@dataclass(slots=True)
+class _ToolCall:
+    name: str = ""
+    arguments: list[str] = field(default_factory=list)
 
 
 class Client:
@@ -26,6 +33,7 @@ class Client:
         self._url = checked_url(url)
         self._screen = Screen(sys.stdout, sys.stderr)
         self._server = Server(self._url, checked_key(self._url, key), self._screen.say)
+        self._calls: dict[int, _ToolCall] = {}
 
     def run(self, prompt: str, model: str | None) -> int:
         """Start a run and follow it to its end; "-" takes the prompt from standard input."""
@@ -39,11 +47,12 @@ class Client:
         return self.tail(run_id)
 
     def tail(self, run_id: str) -> int:
-        """Print a run's text from its beginning, and follow it to its end."""
+        """Print a run's text from its beginning, and follow it to its end; beside it, its reasoning and tool calls."""
         try:
             for event in self._server.follow(run_id):
                 self._show(event.type, event.data)
                 if event.type in events.TERMINAL:
+                    self._say_calls()
                     return self._end(event.type, event.data)
         except KeyboardInterrupt:
             self._say_how_to_go_on(run_id)
@@ -63,12 +72,24 @@ class Client:
     def _show(self, type_: str, data: Mapping[str, Any]) -> None:
         if type_ == events.DELTA:
             self._screen.write(data["text"])
+        elif type_ == events.REASONING:
+            self._screen.think(data["text"])
+        elif type_ == events.TOOL_CALL:
+            call = self._calls.setdefault(data["index"], _ToolCall())
+            call.name += data.get("name", "")
+            call.arguments.append(data.get("arguments", ""))
         elif type_ == events.RESTARTED:
+            self._calls.clear()
             self._screen.void(f"The run begins again (attempt {data['attempt']}, {data['reason']})")
+
+    def _say_calls(self) -> None:
+        """Each call whole: their pieces may have come in turns."""
+        for _, call in sorted(self._calls.items()):
+            self._screen.say(f"Calls {call.name}({''.join(call.arguments)})")
 
     def _end(self, type_: str, data: Mapping[str, Any]) -> int:
         if type_ == events.COMPLETED:
-            if data["finish_reason"] != _WHOLE:
+            if data["finish_reason"] not in _WHOLE:
                 self._screen.say(f"The text is not whole: the model stopped for '{data['finish_reason']}'.")
             return _COMPLETED
         if type_ == events.FAILED:
