@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from urllib.parse import parse_qs, urlsplit
 
@@ -30,6 +31,8 @@ class Playground:
         self.past_runs = page.get_by_role("complementary", name="Past runs").get_by_role("link")
         self.restart = page.locator("#restart")
         self.error = page.locator("#error")
+        self.reasoning = page.locator("#reasoning-text")
+        self.tool_calls = page.get_by_role("list", name="Tool calls").get_by_role("listitem")
 
     async def open(self, url: str) -> None:
         await self.page.goto(url)
@@ -117,6 +120,47 @@ async def test_an_ended_run_can_be_opened_again(stack, playground):
     await playground.has_status("Completed")
     assert await playground.text() == words(30)
     await expect(playground.cancel).to_be_hidden()
+
+
+@pytest.mark.promise("P2")
+async def test_reasoning_is_shown_apart_while_it_comes_and_whole_after_a_refresh(stack, api, playground):
+    await playground.open(stack.url)
+    run_id = await playground.send("Think", "reasoning:100:100:50")
+    await expect(playground.reasoning).to_be_visible()
+    await expect(playground.reasoning).to_contain_text("r20 ")
+    await playground.page.reload()
+    await expect(playground.reasoning).to_contain_text("r40 ")
+    await playground.shows(5)
+    await expect(playground.reasoning).to_be_hidden()
+    await playground.has_status("Completed")
+    output = (await run_of(api, run_id))["output"]
+    assert await playground.text() == words(100) == output["text"]
+    assert await playground.reasoning.text_content() == output["reasoning"]
+    await playground.page.locator("#reasoning summary").click()
+    await expect(playground.reasoning).to_be_visible()
+
+
+@pytest.mark.promise("P2")
+async def test_tool_calls_are_shown_as_they_come_and_readable_in_the_end(stack, api, playground):
+    await playground.open(stack.url)
+    run_id = await playground.send("Call", "tools:60:5:40")
+    await expect(playground.tool_calls.first).to_contain_text("look_up")
+    await expect(playground.tool_calls.first).to_contain_text("w10 ")
+    await playground.page.reload()
+    await expect(playground.tool_calls.nth(1)).to_contain_text("write_down")
+    await playground.has_status("Completed")
+    assert await playground.text() == words(5)
+    calls = (await run_of(api, run_id))["output"]["tool_calls"]
+    for number, call in enumerate(calls):
+        pretty = json.dumps(json.loads(call["function"]["arguments"]), indent=2)
+        shown = await playground.tool_calls.nth(number).text_content()
+        assert shown == call["function"]["name"] + pretty
+    await playground.page.reload()
+    await playground.has_status("Completed")
+    await expect(playground.tool_calls).to_have_count(2)
+    await playground.send("Count", "sim:3")
+    await playground.has_status("Completed")
+    await expect(playground.tool_calls).to_have_count(0)
 
 
 @pytest.mark.promise("P2")

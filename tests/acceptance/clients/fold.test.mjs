@@ -26,14 +26,34 @@ test("the pieces of tool calls are put together by their index", () => {
   const piece = (data) => ({ type: "run.tool_call", data });
   const transcript = foldAll([
     started,
-    piece({ index: 0, id: "a", name: "search", arguments: '{"q":' }),
-    piece({ index: 1, id: "b", name: "open", arguments: "{}" }),
-    piece({ index: 0, id: null, name: null, arguments: '"x"}' }),
+    piece({ index: 0, id: "a", name: "search" }),
+    piece({ index: 0, arguments: '{"q":' }),
+    piece({ index: 1, id: "b", name: "open" }),
+    piece({ index: 1, arguments: "{}" }),
+    piece({ index: 0, arguments: '"x"}' }),
   ]);
   assert.deepEqual(transcript.toolCalls, [
     { id: "a", name: "search", arguments: '{"q":"x"}' },
     { id: "b", name: "open", arguments: "{}" },
   ]);
+});
+
+test("reasoning stands apart from the text", () => {
+  const thought = (text) => ({ type: "run.reasoning", data: { text } });
+  const transcript = foldAll([started, thought("h"), thought("m"), delta("So"), thought("?")]);
+  assert.equal(transcript.reasoning, "hm?");
+  assert.equal(transcript.text, "So");
+});
+
+test("a restart forgets reasoning and tool calls as well", () => {
+  const transcript = foldAll([
+    started,
+    { type: "run.reasoning", data: { text: "hm" } },
+    { type: "run.tool_call", data: { index: 0, id: "a", name: "search" } },
+    { type: "run.restarted", data: { attempt: 2, reason: "worker lost" } },
+  ]);
+  assert.equal(transcript.reasoning, "");
+  assert.deepEqual(transcript.toolCalls, []);
 });
 
 test("the end keeps the text and says how it came", () => {

@@ -11,6 +11,7 @@ const CONNECTION = {
   reconnecting: "Reconnecting",
   offline: "Offline, will continue",
 };
+const FIRST_TOKENS = new Set(["run.delta", "run.reasoning", "run.tool_call"]);
 const TITLE_LENGTH = 80;
 const UNSENT = "runstream.unsent";
 const PATIENCE_MS = 2000;
@@ -164,7 +165,7 @@ async function follow(run) {
 function take(here, event) {
   const { run, transcript } = here;
   here.transcript = fold(transcript, event);
-  if (event.type === "run.delta" && run.seen && run.seen.firstTokenMs === undefined) {
+  if (FIRST_TOKENS.has(event.type) && run.seen && run.seen.firstTokenMs === undefined) {
     run.seen.firstTokenMs = performance.now() - run.seen.sentAt;
   }
   if (here.transcript.status !== transcript.status) list.update({ ...run, status: here.transcript.status });

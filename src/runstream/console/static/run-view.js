@@ -16,6 +16,7 @@ export class RunView {
   #transcript;
   #output = document.createTextNode("");
   #reasoning = document.createTextNode("");
+  #thinking = false;
   #frame = 0;
   #follows = true;
   #clock;
@@ -75,11 +76,11 @@ export class RunView {
     cancelAnimationFrame(this.#frame);
     this.#frame = 0;
     if (!this.#run || !this.#transcript) return;
-    const { text, reasoning, status, restart, end } = this.#transcript;
-    setText(this.#output, text);
-    setText(this.#reasoning, reasoning);
-    $("reasoning").hidden = reasoning === "";
+    const { text, reasoning, toolCalls, status, restart, end } = this.#transcript;
     const active = !end;
+    setText(this.#output, text);
+    this.#drawReasoning(reasoning, active && text === "");
+    drawToolCalls(toolCalls, active);
     $("output").setAttribute("aria-busy", String(active));
     $("status").dataset.status = status;
     $("status").textContent = STATUS[status] ?? status;
@@ -95,6 +96,14 @@ export class RunView {
     else $("latest").hidden = !active;
   }
 
+  /** Open while there is nothing else to read, then closed once: whoever opens it again keeps it open. */
+  #drawReasoning(reasoning, alone) {
+    setText(this.#reasoning, reasoning);
+    $("reasoning").hidden = reasoning === "";
+    const thinking = alone && reasoning !== "";
+    if (thinking !== this.#thinking) $("reasoning").open = this.#thinking = thinking;
+  }
+
   #drawFigures() {
     const { created_at: created, first_token_at: first, finished_at: finished, usage } = this.#run;
     const begin = Date.parse(created);
@@ -102,7 +111,8 @@ export class RunView {
     const end = finished ? Date.parse(finished) : this.#transcript.end ? undefined : Date.now();
     const elapsed = end === undefined ? undefined : Math.max(end - begin, 0);
     const tokens = (usage ?? this.#transcript.end?.usage)?.output_tokens;
-    const characters = this.#transcript.text.length;
+    const { text, reasoning, toolCalls } = this.#transcript;
+    const characters = toolCalls.reduce((sum, call) => sum + call.arguments.length, text.length + reasoning.length);
     const writing = elapsed !== undefined && firstToken !== undefined ? (elapsed - firstToken) / 1000 : 0;
     $("first-token").textContent = firstToken === undefined ? "–" : duration(firstToken);
     $("elapsed").textContent = elapsed === undefined ? "–" : duration(elapsed);
@@ -153,6 +163,38 @@ export function timeOf(timestamp) {
 function setText(node, text) {
   if (text.length > node.length && text.startsWith(node.data)) node.appendData(text.slice(node.length));
   else if (text !== node.data) node.data = text;
+}
+
+function drawToolCalls(calls, active) {
+  const list = $("tool-calls");
+  list.hidden = calls.length === 0;
+  while (list.children.length > calls.length) list.lastChild.remove();
+  while (list.children.length < calls.length) list.append(newToolCall());
+  calls.forEach((call, i) => {
+    const [name, given] = list.children[i].children;
+    setText(name.firstChild, call.name ?? "");
+    setText(given.firstChild, active ? call.arguments : readable(call.arguments));
+  });
+}
+
+function newToolCall() {
+  const item = document.createElement("li");
+  for (const [element, className] of [["span", "name mono"], ["pre", "text mono"]]) {
+    const part = document.createElement(element);
+    part.className = className;
+    part.append(document.createTextNode(""));
+    item.append(part);
+  }
+  return item;
+}
+
+/** JSON with its lines broken; what a model did not write to its end stays as it is. */
+function readable(json) {
+  try {
+    return JSON.stringify(JSON.parse(json), null, 2);
+  } catch {
+    return json;
+  }
 }
 
 /** `reason` is a code such as `worker_lost`. */

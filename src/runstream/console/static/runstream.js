@@ -164,7 +164,10 @@ export class RunstreamError extends Error {
   }
 }
 
-/** What a run has said so far; see `fold`. `attempt` above 1 means that it began again. */
+/**
+ * What a run has said so far; see `fold`. `attempt` above 1 means that it began again. `toolCalls` are `{ id, name,
+ * arguments }`, where the arguments are a piece of JSON until the run has ended.
+ */
 export function emptyTranscript() {
   return { status: "queued", attempt: 0, model: null, text: "", reasoning: "", toolCalls: [], restart: null, end: null };
 }
@@ -370,6 +373,7 @@ function parseRetryAfter(header) {
   return Number.isNaN(ms) ? undefined : Math.max(ms, 0);
 }
 
+/** An event opens a call with its `id` and `name`, or adds to the arguments of the one with its `index`. */
 function withToolCallPiece(toolCalls, { index, id, name, arguments: piece }) {
   const known = toolCalls[index] ?? { id: null, name: null, arguments: "" };
   const calls = [...toolCalls];
