@@ -192,7 +192,8 @@ def _about_attempt(attempt: AttemptRecord) -> str:
 
 
 def _content(run: Run) -> Iterator[str]:
-    for name, value in (("input", run.input), ("output", run.output)):
+    beside = {name: value for name, value in (("reasoning", run.reasoning), ("tool calls", run.tool_calls)) if value}
+    for name, value in {"input": run.input, "output": run.output, **beside}.items():
         yield _plain(f"{name:13}{json.dumps(value, ensure_ascii=False)}")
 
 

@@ -178,6 +178,13 @@ async def test_connections_that_open_and_close_leave_nothing(make_stack: MakeSta
         await caller.cancel(running)
 
 
+def said(output: dict) -> int:
+    """Characters that were said; a call counts by its id and name, and one more."""
+    calls = output.get("tool_calls", ())
+    called = [1 + len(call["id"]) + sum(map(len, call["function"].values())) for call in calls]
+    return len(output["text"]) + len(output.get("reasoning", "")) + sum(called)
+
+
 async def test_outputs_of_any_size_are_cut_and_hold_a_worker_to_its_memory(make_stack: MakeStack) -> None:
     stack = make_stack(max_output_chars=CEILING)
     (worker,) = stack.workers
@@ -185,12 +192,13 @@ async def test_outputs_of_any_size_are_cut_and_hold_a_worker_to_its_memory(make_
         await caller.ended(await caller.create("sim:1000"))
         before = megabytes(worker)
         endless = await caller.create("sim:8000000")  # 62 MB
-        others = [await caller.create(model) for model in ["big:1500000"] * 3 + ["sim:100000"] * 3]
+        large = ["big:1500000"] * 3 + ["reasoning:200000:1", "tools:200000:10"]
+        others = [await caller.create(model) for model in large + ["sim:100000"] * 3]
         for run_id in [endless, *others]:
             run = await caller.ended(run_id)
-            cut = run_id in {endless, *others[:3]}
+            cut = run_id in {endless, *others[: len(large)]}
             assert run["status"] == "completed"
             assert run["finish_reason"] == ("max_output_chars" if cut else "stop")
-            assert len(run["output"]["text"]) == (CEILING if cut else len(words(100_000)))
+            assert said(run["output"]) == (CEILING if cut else len(words(100_000)))
         assert megabytes(worker) - before < 150
         await until(lambda: not stack.provider_stats()["open_streams"], "the calls are closed")

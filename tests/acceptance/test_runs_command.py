@@ -128,6 +128,14 @@ async def test_show_tells_what_was_said_where_it_is_asked_for(runs, caller):
     assert "\x9b" not in done.stdout, "a prompt steers the operator's terminal"
 
 
+async def test_show_tells_reasoning_and_tool_calls_where_there_are_some(runs, caller):
+    for model, told in (("reasoning:2:1", "r0 r1 "), ("tools:1", "write_down")):
+        run_id = await caller.create(model)
+        await caller.ended(run_id)
+        assert told in (await runs("show", run_id, "--content")).stdout
+        assert told not in (await runs("show", run_id)).stdout
+
+
 async def test_show_says_where_usage_is_a_guess(runs, caller):
     run_id = await caller.create("cut:4")
     run = await caller.ended(run_id)

@@ -69,10 +69,13 @@ def _reasoning(thoughts: float, count: float = 10, rate: float = 0) -> Script:
 
 
 def _tools(words: float, count: float = 0, rate: float = 0) -> Script:
-    said: list[Token] = [*map(tokens.word, range(int(count)))]
-    for call in range(len(tokens.CALLED)):
-        said += tokens.call_pieces(call, int(words))
-    return replace(_sim(len(said), rate), tokens=said.__getitem__, reason="tool_calls")
+    before, size = int(count), int(words)
+
+    def token(index: int) -> Token:
+        return tokens.word(index) if index < before else tokens.call_piece(index - before, size)
+
+    every = before + len(tokens.CALLED) * tokens.call_length(size)
+    return replace(_sim(every, rate), tokens=token, reason="tool_calls")
 
 
 def _big(size: float) -> Script:

@@ -47,11 +47,16 @@ CALLED = ("look_up", "write_down")
 """The functions that are called, in turn."""
 
 
-def call_pieces(call: int, words: int) -> list[Token]:
-    """One tool call as servers stream it: its id and name, then its arguments, JSON in as many pieces and two more."""
-    opening = {"index": call, "id": call_id(call), "type": "function"}
-    texts = ['{"text":"', *map(word, range(words)), '"}']
-    return [
-        {"tool_calls": [{**opening, "function": {"name": CALLED[call], "arguments": ""}}]},
-        *({"tool_calls": [{"index": call, "function": {"arguments": text}}]} for text in texts),
-    ]
+def call_length(words: int) -> int:
+    """How many pieces a tool call with that many words comes in."""
+    return words + 3
+
+
+def call_piece(index: int, words: int) -> Token:
+    """Of two tool calls in turn, as servers stream them: id and name, then the arguments, JSON cut before each word."""
+    call, at = divmod(index, call_length(words))
+    if at == 0:
+        opening = {"index": call, "id": call_id(call), "type": "function"}
+        return {"tool_calls": [{**opening, "function": {"name": CALLED[call], "arguments": ""}}]}
+    text = '{"text":"' if at == 1 else word(at - 2) if at < words + 2 else '"}'
+    return {"tool_calls": [{"index": call, "function": {"arguments": text}}]}
