@@ -86,7 +86,10 @@ class Account:
         now: Callable[[], float] = time.time,
         max_event_bytes: int = MAX_EVENT_BYTES,
     ) -> None:
-        """`authorized` gives the headers that carry a key. Raises `ConfigurationError`."""
+        """`authorized` gives the headers that carry a key, which is empty where there is none.
+
+        Raises `ConfigurationError`.
+        """
         self.base_url = _base_url(config, example)
         self._authorized = authorized
         self._upstream = Upstream(self.base_url)
@@ -179,16 +182,22 @@ class Account:
         if gathering.failure is not None:
             raise gathering.failure
 
-    async def models(self) -> list[str]:
-        """What stands at `/models`, in the form that OpenAI and Anthropic share. Raises a `ProviderError`."""
+    async def models(self, limit: int | None = None) -> list[str]:
+        """What stands at `/models`, in the form that OpenAI and Anthropic share. Raises a `ProviderError`.
+
+        `limit` is the length of a page, for a server that gives pages.
+        """
+        url = self.url("/models")
+        if limit is not None:
+            url = url.copy_set_param("limit", limit)
         patience = Patience(_LISTING)
         try:
-            return await patience.wait(self._list)
+            return await patience.wait(partial(self._list, url))
         finally:
             patience.close()
 
-    async def _list(self) -> list[str]:
-        response = await self._request("GET", self.url("/models"), _LISTING.connect, None)
+    async def _list(self, url: httpx.URL) -> list[str]:
+        response = await self._request("GET", url, _LISTING.connect, None)
         try:
             if not response.is_success:
                 raise self.refusal(response, await error_body(response), None)
@@ -205,7 +214,7 @@ class Account:
 
     async def _request(self, method: str, url: httpx.URL, connect: float, content: bytes | None) -> httpx.Response:
         key = next(self._keys)
-        headers = {**_HEADERS, **(self._authorized(key) if key else {})}
+        headers = {**_HEADERS, **self._authorized(key)}
         return await self._upstream.send(method, url, headers, content, connect)
 
     def _message(self, body: object, call: Call | None) -> str:
@@ -213,7 +222,7 @@ class Account:
 
 
 def bearer(key: str) -> Mapping[str, str]:
-    return {"Authorization": f"Bearer {key}"}
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 async def error_body(response: httpx.Response) -> object:

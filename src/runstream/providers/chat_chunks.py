@@ -1,6 +1,5 @@
 """What the chunks of one chat completion add up to."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -9,13 +8,12 @@ import orjson
 from runstream.domain.errors import ProviderError, ProviderProtocolError
 from runstream.domain.usage import Usage
 from runstream.providers.base import Finished, Piece
+from runstream.providers.fields import count_of, name_of, object_of
 from runstream.providers.pieces import Pieces
 from runstream.providers.text import clean
 
 _MAX_NAME = 200
 _MAX_REASON = 64
-_MAX_COUNT = 2**31 - 1
-"""What a run's row can hold: an end that does not fit could not be written."""
 
 
 class ChatAnswer:
@@ -36,7 +34,7 @@ class ChatAnswer:
         self._pieces = Pieces()
 
     def feed(self, events: Iterable[bytes], parse: Callable[[bytes], dict[str, Any]] | None = None) -> list[Piece]:
-        parse = parse or _chunk
+        parse = parse or object_of
         try:
             for data in events:
                 if data == b"[DONE]":
@@ -124,34 +122,13 @@ class ChatAnswer:
     def _finish(self, reason: str, chunk: dict[str, Any]) -> None:
         self.started = True
         self.reason = reason
-        if isinstance(model := chunk.get("model"), str):
-            self._model = clean(model)[:_MAX_NAME]
+        self._model = name_of(chunk.get("model"), _MAX_NAME) or self._model
         if reason == "error" and not chunk.get("error"):
             self.error = {"type": "server_error"}
 
 
-def _chunk(data: bytes) -> dict[str, Any]:
-    try:
-        chunk = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        chunk = _chunk_in_bad_unicode(data)
-    if not isinstance(chunk, dict):
-        raise ProviderProtocolError("The provider sent a chunk that is not a JSON object.")
-    return chunk
-
-
-def _chunk_in_bad_unicode(data: bytes) -> object:
-    """Servers that cut a token's bytes or a surrogate pair in two send what strict JSON parsers refuse."""
-    if not data.strip():
-        return {}
-    try:
-        return json.loads(data.decode(errors="replace"))
-    except (ValueError, RecursionError):
-        raise ProviderProtocolError("The provider sent a chunk that is not JSON.") from None
-
-
 def _whole_as_chunk(body: bytes) -> dict[str, Any]:
-    chunk = _chunk(body)
+    chunk = object_of(body)
     for choice in chunk.get("choices") or ():
         choice["delta"] = choice.get("message")
     return chunk
@@ -169,12 +146,8 @@ def _usage(usage: object) -> Usage | None:
     if not isinstance(usage, Mapping):
         return None
     details = usage.get("prompt_tokens_details")
-    prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    prompt, completion = count_of(usage.get("prompt_tokens")), count_of(usage.get("completion_tokens"))
     if prompt is None:
         return None
-    cached = _count(details.get("cached_tokens")) if isinstance(details, Mapping) else None
+    cached = count_of(details.get("cached_tokens")) if isinstance(details, Mapping) else None
     return Usage(prompt, completion or 0, cached or 0)
-
-
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and 0 <= value <= _MAX_COUNT else None

@@ -13,11 +13,10 @@ from typing import Any
 import httpx
 import orjson
 
-from runstream.providers.account import MAX_EVENT_BYTES, Account, bearer, error_body
+from runstream.providers.account import MAX_EVENT_BYTES, Account, bearer
 from runstream.providers.base import Call, Piece, ProviderConfig, Timeouts
 from runstream.providers.chat_chunks import ChatAnswer
-
-_MAX_LEARNED = 1000
+from runstream.providers.dialects import Dialects
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,40 +45,17 @@ class OpenAIChat:
             now=now,
             max_event_bytes=max_event_bytes,
         )
-        self._url = self._account.url("/chat/completions")
-        self._dialect = _first_dialect(self._url)
-        self._learned: dict[str, _Dialect] = {}
+        url = self._account.url("/chat/completions")
+        self._dialects = Dialects(self._account, url, first=_first_dialect(url), written=_body, taught=_taught)
 
     def stream(self, call: Call, timeouts: Timeouts) -> AbstractAsyncContextManager[AsyncIterator[Piece]]:
-        return self._account.answer(lambda: self._open(call, timeouts.connect), ChatAnswer(), call, timeouts)
+        return self._account.answer(lambda: self._dialects.open(call, timeouts.connect), ChatAnswer(), call, timeouts)
 
     async def models(self) -> list[str]:
         return await self._account.models()
 
     async def aclose(self) -> None:
         await self._account.aclose()
-
-    async def _open(self, call: Call, connect: float) -> httpx.Response:
-        """The head of an accepted answer. A refusal that teaches the server's dialect is answered in it, at once."""
-        known = dialect = self._learned.get(call.model, self._dialect)
-        tried: set[_Dialect] = set()
-        while True:
-            tried.add(dialect)
-            response = await self._account.ask(self._url, _body(call, dialect), connect)
-            if response.is_success:
-                if dialect != known:
-                    self._learn(call.model, dialect)
-                return response
-            body = await error_body(response)
-            better = _taught(dialect, response.status_code, body)
-            if better is None or better in tried:
-                raise self._account.refusal(response, body, call)
-            dialect = better
-
-    def _learn(self, model: str, dialect: _Dialect) -> None:
-        if len(self._learned) >= _MAX_LEARNED:
-            self._learned.clear()
-        self._learned[model] = dialect
 
 
 def _first_dialect(url: httpx.URL) -> _Dialect:
