@@ -8,11 +8,10 @@ import orjson
 from runstream.domain.errors import ProviderError, ProviderProtocolError
 from runstream.domain.usage import Usage
 from runstream.providers.base import Finished, Piece
-from runstream.providers.fields import count_of, name_of, object_of
+from runstream.providers.fields import count_of, name_of, object_of, text_of
 from runstream.providers.pieces import Pieces
 from runstream.providers.text import clean
 
-_MAX_NAME = 200
 _MAX_REASON = 64
 
 
@@ -88,14 +87,14 @@ class ChatAnswer:
         `reasoning` at OpenRouter and Ollama), tool calls, and what shows only that the model is at work.
         """
         if reasoning := delta.get("reasoning_content") or delta.get("reasoning"):
-            self._pieces.reasoning(_text_of(reasoning))
+            self._pieces.reasoning(text_of(reasoning))
         content = delta.get("content")
         if isinstance(content, list):
             self._add_parts(content)
         elif content and isinstance(content, str):
             self._pieces.text(content)
         elif not content and (refusal := delta.get("refusal")):
-            self._pieces.text(_text_of(refusal))
+            self._pieces.text(text_of(refusal))
         for call in delta.get("tool_calls") or ():
             self._add_call(call)
         if any(value for name, value in delta.items() if name != "role"):
@@ -104,9 +103,9 @@ class ChatAnswer:
     def _add_parts(self, parts: list[Any]) -> None:
         for part in parts:
             if part.get("type") == "thinking":
-                self._pieces.reasoning(_text_of(part.get("thinking")))
+                self._pieces.reasoning(text_of(part.get("thinking")))
             else:
-                self._pieces.text(_text_of([part]))
+                self._pieces.text(text_of([part]))
 
     def _add_call(self, call: dict[str, Any]) -> None:
         """Some servers leave out the index, or give whole calls the same one: then the id says which call it is."""
@@ -114,15 +113,15 @@ class ChatAnswer:
         index, arguments = call.get("index"), function.get("arguments") or ""
         self._pieces.tool_call(
             index if isinstance(index, int) else 0,
-            _text_of(call.get("id")) or None,
-            _text_of(function.get("name")) or None,
+            text_of(call.get("id")) or None,
+            text_of(function.get("name")) or None,
             arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode(),
         )
 
     def _finish(self, reason: str, chunk: dict[str, Any]) -> None:
         self.started = True
         self.reason = reason
-        self._model = name_of(chunk.get("model"), _MAX_NAME) or self._model
+        self._model = name_of(chunk.get("model")) or self._model
         if reason == "error" and not chunk.get("error"):
             self.error = {"type": "server_error"}
 
@@ -132,14 +131,6 @@ def _whole_as_chunk(body: bytes) -> dict[str, Any]:
     for choice in chunk.get("choices") or ():
         choice["delta"] = choice.get("message")
     return chunk
-
-
-def _text_of(content: object) -> str:
-    """The text of content that is a string, or a list of parts of which some are text."""
-    if isinstance(content, list):
-        parts = (part.get("text") for part in content if isinstance(part, dict))
-        return "".join(part for part in parts if isinstance(part, str))
-    return content if isinstance(content, str) else ""
 
 
 def _usage(usage: object) -> Usage | None:

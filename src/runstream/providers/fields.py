@@ -1,4 +1,4 @@
-"""What a provider's JSON holds, taken for what it is: objects, counts, names."""
+"""What stands in a provider's JSON, read with distrust: each protocol takes what it needs from it this way."""
 
 import json
 from typing import Any
@@ -8,27 +8,37 @@ import orjson
 from runstream.domain.errors import ProviderProtocolError
 from runstream.providers.text import clean
 
+_MAX_NAME = 200
 _MAX_COUNT = 2**31 - 1
 """What a run's row can hold: an end that does not fit could not be written."""
 
 
 def object_of(data: bytes) -> dict[str, Any]:
-    """The object in an event's data; an empty one for none. Raises `ProviderProtocolError`."""
+    """The JSON object that an event's data is; an empty one for no data. Raises `ProviderProtocolError`."""
     try:
-        value = orjson.loads(data)
+        chunk = orjson.loads(data)
     except orjson.JSONDecodeError:
-        value = _in_bad_unicode(data)
-    if not isinstance(value, dict):
+        chunk = _in_bad_unicode(data)
+    if not isinstance(chunk, dict):
         raise ProviderProtocolError("The provider sent a chunk that is not a JSON object.")
-    return value
+    return chunk
+
+
+def text_of(content: object) -> str:
+    """The text of content that is a string, or a list of parts of which some are text."""
+    if isinstance(content, list):
+        parts = (part.get("text") for part in content if isinstance(part, dict))
+        return "".join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) else ""
+
+
+def name_of(value: object) -> str | None:
+    """A name that can be kept; none, where it is no text."""
+    return clean(value)[:_MAX_NAME] if isinstance(value, str) else None
 
 
 def count_of(value: object) -> int | None:
-    return value if type(value) is int and 0 <= value <= _MAX_COUNT else None
-
-
-def name_of(value: object, longest: int) -> str | None:
-    return clean(value)[:longest] if isinstance(value, str) else None
+    return value if isinstance(value, int) and 0 <= value <= _MAX_COUNT else None
 
 
 def _in_bad_unicode(data: bytes) -> object:

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 
 from runstream.domain.errors import ConfigurationError
+from runstream.providers.anthropic_messages import AnthropicMessages
 from runstream.providers.base import Provider, ProviderConfig
 from runstream.providers.openai_chat import OpenAIChat
 
 _KINDS: dict[str, Callable[[ProviderConfig], Provider]] = {
+    "anthropic": AnthropicMessages,
     "openai": OpenAIChat,
 }
 
