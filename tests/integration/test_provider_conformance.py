@@ -35,7 +35,7 @@ async def simulator() -> AsyncIterator[Simulator]:
         yield simulator
 
 
-@pytest.fixture(params=["openai"])
+@pytest.fixture(params=["anthropic", "openai"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

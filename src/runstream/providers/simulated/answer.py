@@ -8,7 +8,7 @@ import orjson
 from runstream.providers.simulated.script import Script
 from runstream.providers.simulated.tokens import Token
 
-CREATED = 1_700_000_000
+_CREATED = 1_700_000_000
 _BURST = 64
 """Tokens built between two looks at the socket when there is no pace to keep."""
 
@@ -16,9 +16,17 @@ _BURST = 64
 class Answer:
     """Its tokens are taken from it once, in order; `sent` counts those that were."""
 
+    id_header = b"X-Request-Id"
+    id_prefix = "chatcmpl-sim"
+
+    @staticmethod
+    def asked(body: dict[str, Any]) -> dict[str, Any]:
+        """The request in the words of chat completions, which the scripts understand. Raises ValueError."""
+        return body
+
     def __init__(self, script: Script, body: Mapping[str, Any], number: int) -> None:
         self.script = script
-        self.id = f"chatcmpl-sim{number}"
+        self.id = f"{self.id_prefix}{number}"
         self.model = str(body.get("model", ""))
         self.sent = 0
         self._tokens, self.reason = script.answer()
@@ -26,7 +34,7 @@ class Answer:
         options = body.get("stream_options")
         self._include_usage = isinstance(options, dict) and bool(options.get("include_usage"))
         self._chunks = self.chunks()
-        start = {"id": self.id, "object": "chat.completion.chunk", "created": CREATED, "model": self.model}
+        start = {"id": self.id, "object": "chat.completion.chunk", "created": _CREATED, "model": self.model}
         self._start = b"data: " + orjson.dumps(start)[:-1]
         self._before = self._start + b',"choices":[{"index":0,"delta":{"content":'
 
@@ -68,11 +76,33 @@ class Answer:
     def burst(self) -> bytes:
         return b"".join(chunk for _, chunk in zip(range(_BURST), self._chunks, strict=False))
 
+    def begin(self) -> bytes:
+        """What comes before the first token."""
+        return b""
+
     def tail(self) -> bytes:
         choice = {"index": 0, "delta": {}, "finish_reason": self.reason}
         finish = self._start + b',"choices":[' + orjson.dumps(choice) + b"]}\n\n"
         usage = self._start + b',"choices":[],"usage":' + orjson.dumps(self.usage()) + b"}\n\n"
         return finish + (usage if self._include_usage else b"") + b"data: [DONE]\n\n"
+
+    def failed(self) -> bytes:
+        error = {"message": "simulated error", "type": "server_error", "code": "simulated"}
+        return b"data: " + orjson.dumps({"error": error}) + b"\n\n"
+
+    def malformed(self) -> bytes:
+        return b'data: {"id":"chatcmpl-sim","choices":[{"index":0,"delta":{"cont\n\n'
+
+    def whole(self) -> dict[str, Any]:
+        """All of it, for a call that is not streamed."""
+        return {
+            "id": self.id,
+            "object": "chat.completion",
+            "created": _CREATED,
+            "model": self.model,
+            "choices": [{"index": 0, "message": self.message(), "finish_reason": self.reason}],
+            "usage": self.usage(),
+        }
 
     def usage(self) -> dict[str, Any]:
         return {

@@ -10,13 +10,14 @@ from typing import Any, Self, cast
 import httptools
 import orjson
 
-from runstream.providers.simulated.answer import CREATED, Answer, chunked
+from runstream.providers.simulated import messages
+from runstream.providers.simulated.answer import Answer, chunked
 from runstream.providers.simulated.calls import Calls
 from runstream.providers.simulated.script import Script, script_for
 
 _HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
-    b"Transfer-Encoding: chunked\r\nX-Request-Id: %s\r\n\r\n"
+    b"Transfer-Encoding: chunked\r\n%s: %s\r\n\r\n"
 )
 
 
@@ -69,7 +70,7 @@ class Simulator:
 
     @property
     def url(self) -> str:
-        """The base URL that an OpenAI client takes."""
+        """The base URL that a provider takes, whatever its kind."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{self._port}/v1"
 
@@ -101,6 +102,7 @@ class _Request:
         self.method = b""
         self.path = b""
         self.key: str | None = None
+        self.version: bytes | None = None
         self.keep_alive = True
         self._body: list[bytes] = []
 
@@ -171,6 +173,10 @@ class _Connection(asyncio.Protocol):
         if name.lower() == b"authorization":
             scheme, _, key = value.decode("latin-1").partition(" ")
             self._request.key = key if scheme.lower() == "bearer" else None
+        elif name.lower() == b"x-api-key":
+            self._request.key = value.decode("latin-1")
+        elif name.lower() == b"anthropic-version":
+            self._request.version = value
 
     def on_body(self, body: bytes) -> None:
         self._request.add(body)
@@ -190,8 +196,7 @@ class _Connection(asyncio.Protocol):
             try:
                 await self._answer(request)
             except _Refused as refused:
-                error = {"message": refused.message, "type": "simulated_error", "code": refused.code}
-                self._json({"error": error}, refused.status)
+                self._json(_refusal(request, refused), refused.status)
             if not request.keep_alive:
                 self._transport.close()
         self._answering = None
@@ -210,13 +215,18 @@ class _Connection(asyncio.Protocol):
                 self._json({"object": "list", "data": [{"id": name, "object": "model"} for name in _LISTED]})
             case b"POST", b"/v1/chat/completions":
                 _authenticate(request)
-                await self._complete(request)
+                await self._complete(request, Answer)
+            case b"POST", b"/v1/messages":
+                _authenticate(request)
+                if request.version is None:
+                    raise _Refused(400, "anthropic-version: header is required")
+                await self._complete(request, messages.MessagesAnswer)
             case _:
                 raise _Refused(404, "There is nothing at this address.", "not_found")
 
-    async def _complete(self, request: _Request) -> None:
+    async def _complete(self, request: _Request, protocol: type[Answer]) -> None:
         try:
-            body = request.json()
+            body = protocol.asked(request.json())
             script = script_for(body)
         except ValueError as error:
             raise _Refused(400, str(error), "invalid_request_error") from None
@@ -224,7 +234,7 @@ class _Connection(asyncio.Protocol):
         self._simulator.calls[model] += 1
         self._simulator.answered += 1
         call = self._simulator.record.begin(body)
-        answer = Answer(script, body, self._simulator.answered)
+        answer = protocol(script, body, self._simulator.answered)
         ending = "refused"
         try:
             self._fail(script, body)
@@ -256,7 +266,7 @@ class _Connection(asyncio.Protocol):
                 raise _Refused(503, "simulated failure", "overloaded")
 
     async def _stream(self, answer: Answer) -> None:
-        self._transport.write(_HEAD % answer.id.encode())
+        self._transport.write(_HEAD % (answer.id_header, answer.id.encode()) + answer.begin())
         await self._send_tokens(answer)
         match answer.script.ending:
             case "cut":
@@ -265,10 +275,9 @@ class _Connection(asyncio.Protocol):
             case "hang":
                 await asyncio.get_running_loop().create_future()
             case "error":
-                error = {"message": "simulated error", "type": "server_error", "code": "simulated"}
-                self._transport.write(chunked(b"data: " + orjson.dumps({"error": error}) + b"\n\n"))
+                self._transport.write(chunked(answer.failed()))
             case "malformed":
-                self._transport.write(chunked(b'data: {"id":"chatcmpl-sim","choices":[{"index":0,"delta":{"cont\n\n'))
+                self._transport.write(chunked(answer.malformed()))
             case "finish":
                 self._transport.write(chunked(answer.tail()))
         self._transport.write(b"0\r\n\r\n")
@@ -289,20 +298,9 @@ class _Connection(asyncio.Protocol):
             write(chunk)
 
     async def _whole(self, answer: Answer) -> None:
-        script = answer.script
-        message = answer.message()
+        script, whole = answer.script, answer.whole()
         await asyncio.sleep(script.first_seconds + (answer.sent / script.per_second if script.per_second else 0))
-        choice = {"index": 0, "message": message, "finish_reason": answer.reason}
-        self._json(
-            {
-                "id": answer.id,
-                "object": "chat.completion",
-                "created": CREATED,
-                "model": answer.model,
-                "choices": [choice],
-                "usage": answer.usage(),
-            }
-        )
+        self._json(whole)
 
     def _json(self, value: object, status: int = 200) -> None:
         body = orjson.dumps(value)
@@ -314,8 +312,14 @@ class _Connection(asyncio.Protocol):
 _LISTED = ("sim:200:50", "unicode:100:50", "demo")
 
 
+def _refusal(request: _Request, refused: _Refused) -> dict[str, Any]:
+    if request.path == b"/v1/messages":
+        return messages.refusal(refused.status, refused.message)
+    return {"error": {"message": refused.message, "type": "simulated_error", "code": refused.code}}
+
+
 def _authenticate(request: _Request) -> None:
     if not request.key:
-        raise _Refused(401, "Send a bearer key.", "invalid_api_key")
+        raise _Refused(401, "Send a key.", "invalid_api_key")
     if request.key == "bad":
         raise _Refused(401, "Incorrect API key provided: bad.", "invalid_api_key")
