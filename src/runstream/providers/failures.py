@@ -27,6 +27,7 @@ _REFUSED = (
     "content_filter",
     "content_policy",
     "unsupported",
+    "too_large",
     "billing",
 )
 _TOO_MANY_REQUESTS = 429
