@@ -2,14 +2,14 @@
 
 import asyncio
 import gzip
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from raw_server import CALL, PATIENT, Answer, RawServer, answer, events, generate, raw_server, refusal
 from runstream.domain.errors import (
     ProviderError,
     ProviderProtocolError,
@@ -20,87 +20,25 @@ from runstream.domain.errors import (
 from runstream.domain.prompt import Prompt
 from runstream.domain.usage import Usage
 from runstream.providers import account
-from runstream.providers.base import Call, Finished, Opened, ProviderConfig, TextDelta, Timeouts
+from runstream.providers.base import Call, Finished, ProviderConfig, TextDelta
 from runstream.providers.openai_chat import OpenAIChat
 from runstream.providers.simulated import Simulator, word
 
-PATIENT = Timeouts(connect=10, first_token=20, idle=20, total=30)
-MESSAGES = [{"role": "user", "content": "Tell me something."}]
 
-
-def asked(messages: list[dict[str, str]] = MESSAGES, **parameters: Any) -> Call:
+def asked(messages: Sequence[Mapping[str, Any]] = CALL.prompt.messages, **parameters: Any) -> Call:
     return Call("m", Prompt(messages, **parameters))
-
-
-CALL = asked()
-
-
-@dataclass
-class Request:
-    head: str
-    body: dict[str, Any]
-    connection: int
-
-
-@dataclass
-class RawServer:
-    """Answers the n-th request with the n-th answer (the last one again after that), byte for byte."""
-
-    answers: list[bytes | Callable[[asyncio.StreamWriter], Awaitable[None]]]
-    requests: list[Request] = field(default_factory=list)
-    connections: int = 0
-    url: str = ""
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        connection = self.connections
-        try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-                lengths = [line for line in head.lower().split("\r\n") if line.startswith("content-length:")]
-                body = await reader.readexactly(int(lengths[0].split(":")[1])) if lengths else b"{}"
-                self.requests.append(Request(head, json.loads(body), connection))
-                answer = self.answers[min(len(self.requests), len(self.answers)) - 1]
-                if callable(answer):
-                    await answer(writer)
-                else:
-                    writer.write(answer)
-                await writer.drain()
-                if isinstance(answer, bytes) and b"connection: close" in answer.lower():
-                    break
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
 
 
 @asynccontextmanager
 async def serving(
-    *answers: bytes | Callable[[asyncio.StreamWriter], Awaitable[None]], **options: Any
+    *answers: Answer, api_keys: tuple[str, ...] = ("k",), **options: Any
 ) -> AsyncIterator[tuple[RawServer, OpenAIChat]]:
-    raw = RawServer(list(answers))
-    server = await asyncio.start_server(raw.serve, "127.0.0.1", 0)
-    raw.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-    provider = OpenAIChat(ProviderConfig("local", "openai", raw.url, options.pop("api_keys", ("k",))), **options)
-    try:
-        yield raw, provider
-    finally:
-        await provider.aclose()
-        server.close()
-
-
-def answer(body: bytes, status: int = 200, content_type: str = "text/event-stream", *extra: str) -> bytes:
-    head = [f"HTTP/1.1 {status} X", f"Content-Type: {content_type}", f"Content-Length: {len(body)}", *extra]
-    return "\r\n".join(head).encode() + b"\r\n\r\n" + body
-
-
-def refusal(status: int, error: object, *extra: str) -> bytes:
-    return answer(json.dumps(error).encode(), status, "application/json", *extra)
-
-
-def events(*data: object, end: str = "\n\n", prefix: str = "data: ") -> bytes:
-    texts = (item if isinstance(item, str) else json.dumps(item, ensure_ascii=False) for item in data)
-    return "".join(f"{prefix}{text}{end}" for text in texts).encode()
+    async with raw_server(*answers) as raw:
+        provider = OpenAIChat(ProviderConfig("local", "openai", raw.url, api_keys), **options)
+        try:
+            yield raw, provider
+        finally:
+            await provider.aclose()
 
 
 def delta(content: object, **choice: Any) -> dict[str, Any]:
@@ -117,21 +55,6 @@ USAGE = {
 PLAIN = events(ROLE, delta("Hel"), delta("lo"), FINISH, USAGE, "[DONE]")
 OK = answer(PLAIN)
 UNFINISHED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9999\r\n\r\n"
-
-
-async def generate(provider: OpenAIChat, call: Call = CALL, timeouts: Timeouts = PATIENT) -> tuple[str, Finished]:
-    texts, finished = [], None
-    async with asyncio.timeout(20), provider.stream(call, timeouts) as pieces:
-        async for piece in pieces:
-            match piece:
-                case TextDelta(text):
-                    texts.append(text)
-                case Finished():
-                    finished = piece
-                case Opened():
-                    assert not texts
-    assert finished is not None
-    return "".join(texts), finished
 
 
 @pytest.mark.parametrize(
