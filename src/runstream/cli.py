@@ -216,7 +216,7 @@ def doctor() -> None:
 def simulate_provider(
     host: Host = "127.0.0.1", port: Annotated[int, typer.Option(help="Port to listen on.")] = 9901
 ) -> None:
-    """Serve the OpenAI chat-completions protocol with made-up answers, at a set pace and with set faults."""
+    """Serve chat completions and Messages with made-up answers, at a set pace and with set faults."""
     from runstream.providers.simulated import serve
 
     serve(host, port)

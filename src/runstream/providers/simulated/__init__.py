@@ -1,4 +1,4 @@
-"""A provider that costs nothing: the OpenAI chat-completions protocol over real HTTP, at a set pace, failing on demand.
+"""A provider that costs nothing: chat completions and Messages over real HTTP, at a set pace, failing on demand.
 
 The model's name says what happens. N is a number of tokens, RATE tokens per second (0, the default: as fast as
 the socket takes them).
@@ -20,10 +20,10 @@ the socket takes them).
     flaky:K:N[:RATE]           503 for the first K calls with this model and these messages, then as sim:N:RATE
 
 Any other name answers the last message in prose, at 40 tokens per second. `max_tokens`,
-`max_completion_tokens`, `stop`, `stream` and `stream_options.include_usage` are honoured. Any bearer key
-will do, except `bad`.
+`max_completion_tokens`, `stop` (`stop_sequences`), `stream` and `stream_options.include_usage` are honoured. Any key
+will do, as a bearer or in `x-api-key`, except `bad`.
 
-    POST /v1/chat/completions    GET /v1/models
+    POST /v1/chat/completions    POST /v1/messages    GET /v1/models
     GET  /stats   {"calls": {model: count}, "open_streams": now, "closed_by_client": before their end,
                   "connections": accepted, "open_connections": now}; needs no key
     GET  /calls   {"made": count, "calls": [{"model", "asked": the last message's beginning, "began", "ended", "ending",
