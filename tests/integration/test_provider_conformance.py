@@ -135,6 +135,49 @@ async def test_an_answer_ends_before_a_stop_sequence(provider: Provider) -> None
     assert outcome.finished.reason == "stop"
 
 
+SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "additionalProperties": False}
+TOOL = {"type": "function", "function": {"name": "look", "description": "Looks.", "parameters": SCHEMA, "strict": True}}
+NAMED = {"type": "function", "function": {"name": "look"}}
+CALLED = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{"a": "b"}'}}
+CONVERSATION = [
+    {"role": "system", "content": "Be brief."},
+    {
+        "role": "user",
+        "content": [
+            {"type": "text", "text": "Look."},
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+        ],
+    },
+    {"role": "assistant", "content": None, "tool_calls": [CALLED, CALLED | {"id": "call_2"}]},
+    {"role": "tool", "tool_call_id": "call_1", "content": "Seen."},
+    {"role": "tool", "tool_call_id": "call_2", "content": [{"type": "text", "text": "Seen."}]},
+    {"role": "user", "content": "And now?"},
+]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": 0},
+        {"temperature": 2},
+        {"max_output_tokens": 5, "reasoning_effort": "high"},
+        {"reasoning_effort": "minimal", "temperature": 0.7},
+        {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA, "strict": True}}},
+        {"tools": [TOOL], "tool_choice": "required", "reasoning_effort": "high"},
+        {"tools": [TOOL], "tool_choice": "none"},
+        {"tools": [TOOL], "tool_choice": NAMED},
+        {"messages": CONVERSATION, "tools": [TOOL], "tool_choice": "auto"},
+    ],
+    ids=" ".join,
+)
+async def test_all_that_a_prompt_can_say_may_be_asked(provider: Provider, fields: dict[str, Any]) -> None:
+    prompt = replace(call("sim:5").prompt, **fields)
+    outcome = await generate(provider, Call("sim:5", prompt))
+    assert outcome.error is None
+    assert outcome.text == words(5)
+
+
 @pytest.mark.parametrize(
     ("status", "error"),
     [
