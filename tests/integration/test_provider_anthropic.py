@@ -193,7 +193,8 @@ async def test_a_budget_is_a_share_of_the_limit_where_there_may_be_one(fields: A
     assert raw.requests[1].body.get("thinking", {}).get("budget_tokens") == budget
 
 
-async def test_there_is_no_budget_on_the_way_from_a_tools_result() -> None:
+@pytest.mark.parametrize("more", [[], [{"role": "user", "content": "Well?"}]], ids=["alone", "and a word with it"])
+async def test_there_is_no_budget_on_the_way_from_a_tools_result(more: list[dict[str, str]]) -> None:
     called = {"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}
     messages = [
         {"role": "user", "content": "Look."},
@@ -201,9 +202,22 @@ async def test_there_is_no_budget_on_the_way_from_a_tools_result() -> None:
         {"role": "tool", "tool_call_id": "c", "content": "Seen."},
     ]
     async with serving(refused("adaptive thinking is not supported"), OK) as (raw, provider):
-        await generate(provider, asked(*messages, reasoning_effort="high", temperature=0.5))
+        await generate(provider, asked(*messages, *more, reasoning_effort="high", temperature=0.5))
     assert "thinking" not in raw.requests[1].body
     assert raw.requests[1].body["temperature"] == 0.5
+
+
+async def test_a_budget_comes_back_once_the_answer_has_come() -> None:
+    called = {"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    messages = [
+        {"role": "assistant", "content": None, "tool_calls": [called]},
+        {"role": "tool", "tool_call_id": "c", "content": "Seen."},
+        {"role": "assistant", "content": "A dog."},
+        {"role": "user", "content": "Well?"},
+    ]
+    async with serving(refused("adaptive thinking is not supported"), OK) as (raw, provider):
+        await generate(provider, asked(*messages, reasoning_effort="high"))
+    assert raw.requests[1].body["thinking"]["budget_tokens"] == 16_000
 
 
 async def test_a_model_that_takes_no_temperature_is_learned() -> None:
@@ -221,6 +235,10 @@ async def test_a_model_that_takes_no_temperature_is_learned() -> None:
         ("temperature: range: 0..1", {"temperature": 0.5}),
         ("`temperature` is deprecated for this model.", {}),
         ("This model does not support the effort parameter.", {}),
+        (
+            'tool_choice: type "tool" and "any" are not supported for this model.',
+            {"tools": TOOLS, "tool_choice": "required"},
+        ),
         ("This model does not support images.", {"temperature": 0.5, "reasoning_effort": "low"}),
     ],
 )

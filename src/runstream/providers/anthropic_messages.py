@@ -19,7 +19,7 @@ Where a prompt, which has the form of chat completions, says what this protocol 
 """
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -85,7 +85,8 @@ def _authorized(key: str) -> Mapping[str, str]:
 
 def _body(call: Call, dialect: _Dialect) -> dict[str, Any]:
     prompt = call.prompt
-    thinking = _thinking(prompt, dialect)
+    messages = messages_of(prompt)
+    thinking = _thinking(prompt, dialect, messages)
     fields: dict[str, Any] = {
         "system": system_of(prompt),
         "stop_sequences": list(prompt.stop or ()),
@@ -94,7 +95,7 @@ def _body(call: Call, dialect: _Dialect) -> dict[str, Any]:
         "thinking": thinking,
         "output_config": _output_config(prompt, dialect),
     }
-    body = {"model": call.model, "max_tokens": _limit(prompt), "messages": messages_of(prompt), "stream": True}
+    body = {"model": call.model, "max_tokens": _limit(prompt), "messages": messages, "stream": True}
     if prompt.temperature is not None and dialect.temperature and not thinking:
         body["temperature"] = min(prompt.temperature, 1)
     return body | {name: value for name, value in fields.items() if value}
@@ -104,13 +105,13 @@ def _limit(prompt: Prompt) -> int:
     return _LIMIT if prompt.max_output_tokens is None else prompt.max_output_tokens
 
 
-def _thinking(prompt: Prompt, dialect: _Dialect) -> dict[str, Any] | None:
+def _thinking(prompt: Prompt, dialect: _Dialect, messages: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     if prompt.reasoning_effort is None:
         return None
     if dialect.adaptive:
         return {"type": "adaptive", "display": "summarized"}
     forced = prompt.tool_choice == "required" or isinstance(prompt.tool_choice, Mapping)
-    after_tool = bool(prompt.messages) and prompt.messages[-1].get("role") == "tool"
+    after_tool = any(block["type"] == "tool_result" for turn in messages[-1:] for block in turn["content"])
     if forced or after_tool or _limit(prompt) <= _LEAST_BUDGET:
         return None
     budget = int(_limit(prompt) * _SHARE.get(prompt.reasoning_effort, 0.25))
