@@ -289,6 +289,7 @@ class _Connection(asyncio.Protocol):
         if not script.per_second:
             while burst := answer.burst():
                 write(burst)
+                await asyncio.sleep(0)  # the system may take in megabytes before it says that it is full
                 await self._writable.wait()
             return
         start, gap = loop.time(), 1 / script.per_second
