@@ -20,9 +20,19 @@ from runstream.domain.errors import (
     ProviderUnavailable,
 )
 from runstream.domain.prompt import Prompt
-from runstream.providers.base import Call, Finished, Opened, Provider, ProviderConfig, TextDelta, Timeouts
+from runstream.providers.base import (
+    Call,
+    Finished,
+    Opened,
+    Provider,
+    ProviderConfig,
+    ReasoningDelta,
+    TextDelta,
+    Timeouts,
+    ToolCallDelta,
+)
 from runstream.providers.registry import build
-from runstream.providers.simulated import Simulator, unicode_token, word
+from runstream.providers.simulated import CALLED, Simulator, call_id, unicode_token, word
 from runstream.providers.upstream import STALE
 
 PATIENT = Timeouts(connect=10, first_token=30, idle=30, total=60)
@@ -50,6 +60,8 @@ async def provider(kind: str, simulator: Simulator) -> AsyncIterator[Provider]:
 @dataclass
 class Outcome:
     texts: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
+    calls: list[ToolCallDelta] = field(default_factory=list)
     opened: Opened | None = None
     finished: Finished | None = None
     error: ProviderError | None = None
@@ -78,6 +90,14 @@ async def generate(provider: Provider, asked: Call, timeouts: Timeouts = PATIENT
                         assert outcome.opened
                         assert outcome.finished is None
                         outcome.texts.append(text)
+                    case ReasoningDelta(text):
+                        assert text
+                        assert outcome.opened
+                        assert not outcome.texts
+                        outcome.thoughts.append(text)
+                    case ToolCallDelta():
+                        assert outcome.opened
+                        outcome.calls.append(piece)
                     case Finished():
                         assert outcome.finished is None
                         outcome.finished = piece
@@ -111,6 +131,44 @@ async def test_an_answer_arrives_whole_in_order_and_counted(provider: Provider, 
     assert outcome.finished.usage.input_tokens == 3
 
 
+@pytest.mark.parametrize("rate", [0, 100])
+async def test_reasoning_is_told_apart_from_the_text_that_follows_it(provider: Provider, rate: int) -> None:
+    outcome = await generate(provider, call(f"reasoning:8:5:{rate}", reasoning_effort="low"))
+    assert outcome.error is None
+    assert "".join(outcome.thoughts) == "".join(f"r{index} " for index in range(8))
+    assert outcome.text == words(5)
+    assert outcome.finished is not None
+    assert outcome.finished.reason == "stop"
+    assert outcome.finished.usage is not None
+    assert outcome.finished.usage.output_tokens == 13
+    assert (len(outcome.thoughts) > 1) == bool(rate)
+
+
+@pytest.mark.parametrize("rate", [0, 100])
+async def test_each_tool_call_is_opened_once_and_its_arguments_come_as_they_are_made(
+    provider: Provider, rate: int
+) -> None:
+    tools = [{"type": "function", "function": {"name": name}} for name in CALLED]
+    outcome = await generate(provider, call(f"tools:4:3:{rate}", tools=tools))
+    assert outcome.error is None
+    assert outcome.text == words(3)
+    assert outcome.finished is not None
+    assert outcome.finished.reason == "tool_calls"
+    opened = [(piece.index, piece.id, piece.name) for piece in outcome.calls if piece.name or piece.id]
+    assert opened == [(index, call_id(index), name) for index, name in enumerate(CALLED)]
+    for index in range(len(CALLED)):
+        pieces = [piece.arguments for piece in outcome.calls if piece.index == index and piece.arguments]
+        assert "".join(pieces) == f'{{"text":"{words(4)}"}}'
+        assert (len(pieces) > 1) == bool(rate)
+
+
+async def test_a_tool_call_stops_at_the_limit_too(provider: Provider) -> None:
+    outcome = await generate(provider, call("tools:50", max_output_tokens=5))
+    assert "".join(piece.arguments for piece in outcome.calls) == f'{{"text":"{words(3)}'
+    assert outcome.finished is not None
+    assert outcome.finished.reason == "length"
+
+
 async def test_tokens_that_came_together_are_one_delta_and_others_are_not_held_back(provider: Provider) -> None:
     assert len((await generate(provider, call("sim:1000:0"))).texts) < 200
     assert len((await generate(provider, call("sim:10:50"))).texts) == 10
@@ -138,7 +196,7 @@ async def test_an_answer_ends_before_a_stop_sequence(provider: Provider) -> None
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "additionalProperties": False}
 TOOL = {"type": "function", "function": {"name": "look", "description": "Looks.", "parameters": SCHEMA, "strict": True}}
 NAMED = {"type": "function", "function": {"name": "look"}}
-CALLED = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{"a": "b"}'}}
+ONE_CALL = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{"a": "b"}'}}
 CONVERSATION = [
     {"role": "system", "content": "Be brief."},
     {
@@ -148,7 +206,7 @@ CONVERSATION = [
             {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
         ],
     },
-    {"role": "assistant", "content": None, "tool_calls": [CALLED, CALLED | {"id": "call_2"}]},
+    {"role": "assistant", "content": None, "tool_calls": [ONE_CALL, ONE_CALL | {"id": "call_2"}]},
     {"role": "tool", "tool_call_id": "call_1", "content": "Seen."},
     {"role": "tool", "tool_call_id": "call_2", "content": [{"type": "text", "text": "Seen."}]},
     {"role": "user", "content": "And now?"},

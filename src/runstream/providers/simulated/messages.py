@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 
 from runstream.providers.simulated.answer import Answer, chunked
+from runstream.providers.simulated.tokens import Token
 
 _FIELDS = {"model", "messages", "system", "max_tokens", "stream", "temperature", "stop_sequences"}
 _FIELDS |= {"tools", "tool_choice", "thinking", "output_config", "metadata"}
@@ -90,7 +91,7 @@ class MessagesAnswer(Answer):
     def _stop_reason(self) -> str:
         return _REASONS.get(self.reason, self.reason)
 
-    def _events(self, token: str | Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _events(self, token: Token) -> Iterator[tuple[str, dict[str, Any]]]:
         """One token's, with the end of the block before it and the beginning of its own where it begins one."""
         if isinstance(token, str):
             yield from self._begin_block("text", {"type": "text", "text": ""})
@@ -166,5 +167,11 @@ def _add(block: dict[str, Any], delta: Mapping[str, Any]) -> None:
 
 
 def _whole_block(block: dict[str, Any]) -> dict[str, Any]:
+    """An input that a limit cut short is none."""
     given = block.pop("input")
-    return {**block, "input": orjson.loads(given or "{}")} if block["type"] == "tool_use" else block
+    if block["type"] != "tool_use":
+        return block
+    try:
+        return {**block, "input": orjson.loads(given)}
+    except orjson.JSONDecodeError:
+        return {**block, "input": {}}
