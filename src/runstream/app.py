@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from runstream import __version__
-from runstream.api import errors, events, operations, runs
+from runstream.api import errors, events, operations, runs, usage
 from runstream.api.auth import KeyCheck
 from runstream.api.context import CheckedBody, RequestContext, Shortcut
 from runstream.api.documents import describe
@@ -36,6 +36,7 @@ from runstream.storage.keys import KeyStore
 from runstream.storage.lists import RunLists
 from runstream.storage.migrate import pending
 from runstream.storage.runs import RunStore
+from runstream.storage.spend import SpendStore
 from runstream.stream.hub import Hub
 
 
@@ -66,6 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.include_router(runs.router)
+    app.include_router(usage.router)
     app.include_router(operations.router)
     if settings.console:
         key = settings.console_key.get_secret_value() if settings.console_key else None
@@ -120,6 +122,7 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
         redis=redis,
         store=store,
         lists=lists,
+        spend=SpendStore(engine),
         keys=KeyCheck(KeyStore(engine)),
         jobs=jobs,
         queue=settings.queue,

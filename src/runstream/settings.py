@@ -1,7 +1,8 @@
 """Everything that can be configured, by RUNSTREAM_* variables. Read in the composition roots alone."""
 
 import json
-from typing import Annotated, Any
+from decimal import Decimal
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -30,6 +31,14 @@ class ProviderSettings(BaseModel):
     api_keys: list[SecretStr] = []
 
 
+class PriceSettings(NamedTuple):
+    """US dollars for a million tokens."""
+
+    input: Annotated[Decimal, Field(ge=0)]
+    output: Annotated[Decimal, Field(ge=0)]
+    cached: Annotated[Decimal, Field(ge=0)] | None = None
+
+
 class Settings(BaseSettings):
     """Times are in seconds, sizes in bytes, unless the name says otherwise."""
 
@@ -44,6 +53,7 @@ class Settings(BaseSettings):
     redis_timeout: float = Field(2, gt=0)
 
     providers: Annotated[dict[str, ProviderSettings], FromJson] = {}
+    prices: Annotated[dict[str, PriceSettings], FromJson] = {}
     models: Annotated[dict[str, list[str]], FromJson] = {}
     default_model: str | None = None
     connect_timeout: float = Field(10, gt=0)

@@ -18,6 +18,7 @@ from runstream.domain.ids import new_id
 from runstream.features.registry import FEATURES
 from runstream.garbage import look_seldom
 from runstream.gateway.generate import Gateway
+from runstream.gateway.pricing import Prices, Rates
 from runstream.gateway.routes import Routes
 from runstream.logs import configure
 from runstream.providers.registry import build
@@ -67,12 +68,14 @@ class _Process:
             leases, self._id, socket.gethostname(), duration=settings.lease, interval=settings.lease_interval
         )
         self._write_loop = WriteLoop(self._token_log, self._lease.holds)
+        routes = Routes(settings.models, settings.providers)
+        gateway = Gateway(routes, self._providers, timeouts(settings), _prices(settings))
         self._execute = Execute(
             worker=self._id,
             store=store,
             jobs=jobs,
             write_loop=self._write_loop,
-            gateway=Gateway(Routes(settings.models, settings.providers), self._providers, timeouts(settings)),
+            gateway=gateway,
             features=FEATURES,
             retry_delays=settings.retry_delays,
             max_output_chars=settings.max_output_chars,
@@ -85,6 +88,7 @@ class _Process:
             queue=settings.queue,
             interval=settings.sweep_interval,
             steady=lambda: self._lease.steady,
+            call_unseen=gateway.call_unseen,
         )
 
     async def run(self) -> None:
@@ -171,6 +175,11 @@ class _Process:
         await self._waiting.aclose()
         await self._lease_engine.dispose()
         await self._engine.dispose()
+
+
+def _prices(settings: Settings) -> Prices:
+    addresses = {name: provider.base_url for name, provider in settings.providers.items()}
+    return Prices(addresses, {name: Rates(*rates) for name, rates in settings.prices.items()})
 
 
 async def _pick(worker: WokenWorker) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import asyncpg
@@ -12,14 +14,19 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runstream.domain.ids import new_id
 from runstream.domain.run import Ending, Generation, Outcome, Request, Status
-from runstream.domain.usage import Usage
+from runstream.domain.usage import ProviderCall, Usage
 from runstream.storage.database import connect
 from runstream.storage.keys import KeyStore
 from runstream.storage.runs import RunStore
 
 DEADLINE = 60
 TENANT = "acme"
-ENDING = Ending(Status.COMPLETED, 1, [], "text", generation=Generation("local", "m-1", "req-1", Usage(3, 4, 1)))
+CALLS = (
+    ProviderCall("local", "m-0"),
+    ProviderCall("local", "m-1", Usage(3, 4, 1), Decimal("0.1"), "configured"),
+)
+GENERATION = Generation("local", "m-1", "req-1", Usage(3, 4, 1), calls=CALLS)
+ENDING = Ending(Status.COMPLETED, 1, [], "text", generation=GENERATION)
 
 
 @pytest.fixture
@@ -76,8 +83,43 @@ async def test_an_end_closes_its_attempt_with_what_it_came_to(store: RunStore, r
     (attempt,) = await store.attempts(TENANT, run_id)
     run = await store.get(TENANT, run_id)
     assert run
-    assert (attempt.outcome, attempt.generation, run.usage) == ("completed", ENDING.generation, Usage(3, 4, 1))
+    assert (attempt.outcome, attempt.generation, run.usage) == (
+        "completed",
+        replace(GENERATION, calls=()),
+        Usage(3, 4, 1),
+    )
     assert attempt.ended_at == run.finished_at
+    assert attempt.cost == run.cost == Decimal("0.1")
+
+
+async def test_calls_enter_the_ledger_with_the_attempt_that_made_them_and_never_twice(
+    store: RunStore, run_id: str, database: asyncpg.Connection
+) -> None:
+    async def entered() -> list[tuple[Any, ...]]:
+        query = "select attempt, call, provider_model, output_tokens, cost from ledger order by attempt, call"
+        return [tuple(row) for row in await database.fetch(query)]
+
+    first = [(1, 1, "m-0", 0, None), (1, 2, "m-1", 4, Decimal("0.1"))]
+    await store.claim(run_id, "worker-1")
+    assert await store.requeue(run_id, 1, reason="provider", delay=0, generation=GENERATION)
+    assert await entered() == first
+    assert not await store.requeue(run_id, 1, reason="provider", delay=0, generation=GENERATION)
+    cancelled = Ending(Status.CANCELLED, 2, [], generation=GENERATION)
+    assert await store.end(run_id, cancelled, was=Status.QUEUED, attempt=1)
+    assert await entered() == first
+    run = await store.retry(run_id, was=Status.CANCELLED, attempt=2, reason="retry")
+    assert run
+    assert run.cost == Decimal("0.1")
+    claim = await store.claim(run_id, "worker-2")
+    assert claim
+    assert (claim.attempt, claim.cost) == (3, Decimal("0.1"))
+    assert await store.end(run_id, replace(ENDING, attempt=3), was=Status.RUNNING, attempt=3)
+    assert await entered() == [*first, (3, 1, "m-0", 0, None), (3, 2, "m-1", 4, Decimal("0.1"))]
+    run = await store.get(TENANT, run_id)
+    assert run
+    assert run.cost == Decimal("0.2")
+    await database.execute("delete from runs where id = $1", run_id)
+    assert len(await entered()) == 4, "what was spent stays spent"
 
 
 @pytest.mark.promise("P3")
@@ -119,7 +161,9 @@ async def test_an_end_between_two_attempts_leaves_the_last_one_as_it_was(store: 
 @pytest.mark.parametrize("was", [Status.FAILED, Status.CANCELLED])
 async def test_of_many_who_try_a_run_again_one_does(store: RunStore, run_id: str, was: Status) -> None:
     await store.claim(run_id, "worker-1")
-    await store.end(run_id, Ending(was, 1, [], "text", {"code": "x", "message": "y"}), was=Status.RUNNING, attempt=1)
+    await store.end(
+        run_id, Ending(was, 1, [], "text", error={"code": "x", "message": "y"}), was=Status.RUNNING, attempt=1
+    )
     asked: list[Any] = [store.retry(run_id, was=was, attempt=1, reason="retry") for _ in range(8)]
     assert len([run for run in await asyncio.gather(*asked) if run]) == 1
     assert await status(store, run_id) == ("queued", 1)

@@ -27,6 +27,7 @@ from runstream.domain.cursor import Cursor
 from runstream.domain.errors import Unavailable
 from runstream.domain.events import DELTA, REASONING, RESTARTED, STARTED, TOOL_CALL
 from runstream.domain.run import Claim, Ending, Request, Status
+from runstream.domain.usage import ProviderCall
 from runstream.queue.enqueue import JobQueue
 from runstream.queue.names import queue_key
 from runstream.runs.finish import end_unwritten, settle, terminal_event
@@ -170,6 +171,7 @@ class Worker:
             queue=QUEUE,
             interval=1,
             steady=lambda: True,
+            call_unseen=lambda model, usage: ProviderCall("local", model, usage),
         )
 
 

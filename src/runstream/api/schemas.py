@@ -1,16 +1,17 @@
 """What goes over the wire."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from runstream.domain.run import AttemptRecord, Outcome, Run, Status
-from runstream.domain.usage import Usage
+from runstream.domain.usage import Usage, dollars
 from runstream.features.chat import ChatInput, ToolCall
 from runstream.runs.finish import usage_data
+from runstream.storage.spend import Spend
 
 _DATE = re.compile(r"[0-9]{4}-")
 
@@ -167,7 +168,7 @@ class RunObject(BaseModel):
             finish_reason=run.finish_reason,
             error=Failure(**run.error) if run.error else None,
             usage=UsageObject.of(run.usage),
-            cost=str(run.cost) if run.cost is not None else None,
+            cost=dollars(run.cost),
             cached=run.cached,
             created_at=run.created_at,
             started_at=run.started_at,
@@ -196,6 +197,7 @@ class AttemptObject(BaseModel):
     provider_model: str | None
     provider_request_id: str | None
     usage: UsageObject | None
+    cost: str | None
     started_at: datetime
     first_token_at: datetime | None
     ended_at: datetime | None
@@ -211,6 +213,7 @@ class AttemptObject(BaseModel):
             provider_model=generation.provider_model,
             provider_request_id=generation.provider_request_id,
             usage=UsageObject.of(generation.usage),
+            cost=dollars(record.cost),
             started_at=record.started_at,
             first_token_at=generation.first_token_at,
             ended_at=record.ended_at,
@@ -221,6 +224,52 @@ class AttemptList(BaseModel):
     """The first one first; none while no worker has taken the run up."""
 
     data: list[AttemptObject]
+
+
+class UsageSum(BaseModel):
+    """What the calls of one group came to; the group's own fields are those that were asked for.
+
+    `cost` is in US dollars, of all calls but the `unpriced_calls`, whose model has no known price. Tokens of
+    `estimated_calls` are not the provider's count: it never gave one.
+    """
+
+    tenant: str | SkipJsonSchema[None] = None
+    user: str | SkipJsonSchema[None] = None
+    feature: str | SkipJsonSchema[None] = None
+    model: str | SkipJsonSchema[None] = None
+    provider: str | SkipJsonSchema[None] = None
+    provider_model: str | SkipJsonSchema[None] = None
+    day: date | SkipJsonSchema[None] = None
+    calls: int
+    estimated_calls: int
+    unpriced_calls: int
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    cost: str
+
+    @classmethod
+    def of(cls, spend: Spend) -> "UsageSum":
+        return cls.model_validate(
+            {
+                **spend.group,
+                "calls": spend.calls,
+                "estimated_calls": spend.estimated,
+                "unpriced_calls": spend.unpriced,
+                "input_tokens": spend.input_tokens,
+                "output_tokens": spend.output_tokens,
+                "cached_tokens": spend.cached_tokens,
+                "cost": dollars(spend.cost),
+            }
+        )
+
+
+class UsagePage(BaseModel):
+    """One entry for each group, in the order of `group_by`; a single one where nothing is asked for."""
+
+    since: Annotated[datetime, Field(serialization_alias="from")]
+    until: Annotated[datetime, Field(serialization_alias="to")]
+    data: list[UsageSum]
 
 
 class Readiness(BaseModel):

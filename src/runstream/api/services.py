@@ -18,6 +18,7 @@ from runstream.runs.submit import Submit
 from runstream.runs.watch import Watch
 from runstream.storage.lists import RunLists
 from runstream.storage.runs import RunStore
+from runstream.storage.spend import SpendStore
 from runstream.stream.hub import Hub
 
 
@@ -27,6 +28,7 @@ class Services:
     redis: Redis
     store: RunStore
     lists: RunLists
+    spend: SpendStore
     keys: KeyCheck
     jobs: JobQueue
     queue: str

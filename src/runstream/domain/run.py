@@ -7,7 +7,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from runstream.domain.usage import Usage
+from runstream.domain.usage import ProviderCall, Usage, total
 
 
 class Status(StrEnum):
@@ -74,17 +74,26 @@ class Claim:
     input: Mapping[str, Any]
     waited: float
     restart_reason: str | None
+    cost: Decimal | None
+    """Of the attempts before, in US dollars."""
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What is known of an attempt's call to a provider, once it is over."""
+    """What is known of what an attempt asked of providers, once it is over."""
 
     provider: str | None = None
     provider_model: str | None = None
     provider_request_id: str | None = None
     usage: Usage | None = None
     first_token_at: datetime | None = None
+    calls: Sequence[ProviderCall] = ()
+    """All calls that the attempt made, in order: the last one is the one that answered."""
+
+    @property
+    def cost(self) -> Decimal | None:
+        """Of all calls, in US dollars; None where no price is known."""
+        return total(call.cost for call in self.calls)
 
 
 UNKNOWN = Generation()
@@ -114,6 +123,7 @@ class AttemptRecord:
     outcome: Outcome
     error: Mapping[str, Any] | None
     generation: Generation
+    cost: Decimal | None
     started_at: datetime
     ended_at: datetime | None
 

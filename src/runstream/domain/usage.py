@@ -1,7 +1,8 @@
 """Tokens that a generation took."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 _CHARACTERS_A_TOKEN = 4
@@ -16,6 +17,32 @@ class Usage:
     output_tokens: int
     cached_tokens: int = 0
     estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderCall:
+    """One call to a provider, as the ledger keeps it.
+
+    `usage` is None where it was refused, and nothing bought; `cost` is in US dollars, None where the model has no
+    price; `price_version` says by which prices.
+    """
+
+    provider: str
+    model: str
+    usage: Usage | None = None
+    cost: Decimal | None = None
+    price_version: str | None = None
+
+
+def total(costs: Iterable[Decimal | None]) -> Decimal | None:
+    """What is known of them, added up; None where nothing is."""
+    known = [cost for cost in costs if cost is not None]
+    return sum(known, Decimal(0)) if known else None
+
+
+def dollars(cost: Decimal | None) -> str | None:
+    """As clients are told: a decimal number without an exponent, and no zeros at its end."""
+    return None if cost is None else f"{cost.normalize():f}"
 
 
 def estimate(input: Mapping[str, Any], characters: int) -> Usage:

@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 import structlog
 
-from runstream.domain.errors import ProviderError
+from runstream.domain.errors import InvalidField, ProviderError
 from runstream.domain.prompt import Prompt
+from runstream.domain.usage import ProviderCall, Usage
+from runstream.gateway.pricing import Prices
 from runstream.gateway.routes import Routes, Target
 from runstream.providers.base import Call, Piece, Provider, ReasoningDelta, TextDelta, Timeouts, ToolCallDelta
 
@@ -33,10 +35,25 @@ class Answer(NamedTuple):
 
 
 class Gateway:
-    def __init__(self, routes: Routes, providers: Mapping[str, Provider], timeouts: Timeouts) -> None:
+    def __init__(self, routes: Routes, providers: Mapping[str, Provider], timeouts: Timeouts, prices: Prices) -> None:
         self._routes = routes
         self._providers = providers
         self._timeouts = timeouts
+        self._prices = prices
+
+    def calls(self, tried: Sequence[Target], usage: Usage | None) -> list[ProviderCall]:
+        """What the ledger keeps of the targets that were tried in turn, the last of which made this use."""
+        return [
+            self._prices.called(target, usage if number == len(tried) else None)
+            for number, target in enumerate(tried, 1)
+        ]
+
+    def call_unseen(self, model: str, usage: Usage) -> ProviderCall:
+        """As `calls`, for a call of which only its result is known: it counts as the model's first target's."""
+        try:
+            return self._prices.called(self._routes.targets(model)[0], usage)
+        except InvalidField:  # the model is not configured any more
+            return ProviderCall("unknown", model, usage)
 
     @asynccontextmanager
     async def generate(self, model: str, prompt: Prompt, trying: Callable[[Target], None]) -> AsyncIterator[Answer]:

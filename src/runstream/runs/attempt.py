@@ -30,7 +30,7 @@ class Attempt:
         self.claim = claim
         self.writer = open_writer(lambda: self.stop(Stop.FENCED))
         self.stopped: Stop | None = None
-        self.target: Target | None = None
+        self.tried: list[Target] = []
         self.request_id: str | None = None
         self.usage: Usage | None = None
         self.finish_reason: str | None = None
@@ -61,9 +61,6 @@ class Attempt:
         if self.stopped is None and self._generation is not None and not self._generation.done():
             self.stopped = reason
             self._generation.cancel()
-
-    def tries(self, target: Target) -> None:
-        self.target = target
 
     def lose(self) -> None:
         """Stop, and put nothing back: the run is not this worker's any more."""

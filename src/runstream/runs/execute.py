@@ -19,7 +19,7 @@ from runstream.domain.errors import (
     whereabouts,
 )
 from runstream.domain.run import Claim, Ending, Generation, Outcome, Status
-from runstream.domain.usage import estimate
+from runstream.domain.usage import estimate, total
 from runstream.features.base import Feature
 from runstream.gateway.generate import Gateway
 from runstream.metrics import FENCED, FIRST_TOKEN, NOT_ENQUEUED, QUEUE_WAIT, RETRIED, RUNNING
@@ -131,7 +131,7 @@ class Execute:
         claim = attempt.claim
         began = time.monotonic()
         prompt = self._features[claim.feature].prompt(claim.input)
-        async with self._gateway.generate(claim.model, prompt, attempt.tries) as answer:
+        async with self._gateway.generate(claim.model, prompt, attempt.tried.append) as answer:
             if answer.begun:
                 attempt.first_token()
                 FIRST_TOKEN.observe(time.monotonic() - began)
@@ -227,7 +227,7 @@ class Execute:
                 delay=delay,
                 outcome=outcome,
                 error=error,
-                generation=_generation(attempt),
+                generation=self._generation(attempt),
             )
         except Unavailable as gone:
             log.warning("attempt_not_handed_back", error=gone.message)  # the lease lets go of it
@@ -247,10 +247,11 @@ class Execute:
         transcript = attempt.writer.transcript
         characters = transcript.characters
         event = terminal_event(status)
-        generation = _generation(attempt)
+        generation = self._generation(attempt)
         data: dict[str, Any] = {"partial": bool(characters)}
         if status is Status.COMPLETED:
-            data = completed(generation.usage, attempt.finish_reason or "stop")
+            cost = total([attempt.claim.cost, generation.cost])
+            data = completed(generation.usage, cost, attempt.finish_reason or "stop")
         elif error is not None:
             data = {"error": error, **data}
         ending = Ending(
@@ -274,6 +275,22 @@ class Execute:
         await attempt.writer.flush(_ANNOUNCE)
         reached(Point.SETTLE_ANNOUNCED)
 
+    def _generation(self, attempt: Attempt) -> Generation:
+        """What it came to; its usage estimated where the provider took the call on and did not say."""
+        characters = attempt.writer.transcript.characters
+        usage = attempt.usage
+        if usage is None and (characters or attempt.request_id):
+            usage = estimate(attempt.claim.input, characters)
+        target = attempt.tried[-1] if attempt.tried else None
+        return Generation(
+            provider=target.provider if target else None,
+            provider_model=target.model if target else None,
+            provider_request_id=attempt.request_id,
+            usage=usage,
+            first_token_at=attempt.first_token_at,
+            calls=self._gateway.calls(attempt.tried, usage),
+        )
+
     def _fenced(self) -> None:
         FENCED.inc()
         log.warning("attempt_fenced")
@@ -284,21 +301,6 @@ def _full(attempt: Attempt, full: bool) -> bool:
     if full:
         attempt.finish_reason = "max_output_chars"
     return full
-
-
-def _generation(attempt: Attempt) -> Generation:
-    """What it came to; its usage estimated where the provider took the call on and did not say."""
-    characters = attempt.writer.transcript.characters
-    usage = attempt.usage
-    if usage is None and (characters or attempt.request_id):
-        usage = estimate(attempt.claim.input, characters)
-    return Generation(
-        provider=attempt.target.provider if attempt.target else None,
-        provider_model=attempt.target.model if attempt.target else None,
-        provider_request_id=attempt.request_id,
-        usage=usage,
-        first_token_at=attempt.first_token_at,
-    )
 
 
 def _error(raised: BaseException) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any
 
 import structlog
@@ -12,9 +13,9 @@ from runstream.crash_points import Point, reached
 from runstream.domain import events
 from runstream.domain.cursor import Cursor
 from runstream.domain.errors import Unavailable
-from runstream.domain.run import Ending, Generation, Run, Status
+from runstream.domain.run import UNKNOWN, Ending, Generation, Run, Status
 from runstream.domain.transcript import Transcript
-from runstream.domain.usage import Usage, estimate
+from runstream.domain.usage import ProviderCall, Usage, dollars, estimate
 from runstream.metrics import ENDED, ENDS_HELD
 from runstream.storage.runs import RunStore
 from runstream.stream.log import Append, TokenLog
@@ -31,13 +32,13 @@ _EVENTS = {
 log = structlog.get_logger(__name__)
 
 
-def completed(usage: Usage | None, finish_reason: str) -> dict[str, Any]:
-    """The data of `run.completed`."""
+def completed(usage: Usage | None, cost: Decimal | None, finish_reason: str) -> dict[str, Any]:
+    """The data of `run.completed`; `cost` is the run's, all its attempts together."""
     return {
         "status": Status.COMPLETED,
         "finish_reason": finish_reason,
         "usage": usage_data(usage),
-        "cost": None,
+        "cost": dollars(cost),
     }
 
 
@@ -89,13 +90,14 @@ async def end_unwritten(
     status: Status,
     reason: str,
     error: Mapping[str, Any] | None = None,
+    call_unseen: Callable[[str, Usage], ProviderCall] | None = None,
 ) -> bool:
     """End a run that no worker writes; False where its status or attempt is not `run`'s any more.
 
     The end takes the next attempt's number, so that whoever still writes the last one is fenced, and every reader
     sees the end as something new, wherever it was. Where there was an attempt, readers are told to forget it, for
     `reason`, and given again as much of what it said as is left in the log, unless its end was taken back: what they
-    hold is then what the row holds.
+    hold is then what the row holds. `call_unseen` says what the ledger keeps of an attempt that goes on.
     """
     transcript = Transcript(run.attempt + 1)
     if run.attempt:
@@ -113,7 +115,7 @@ async def end_unwritten(
         reasoning=transcript.reasoning() or None,
         tool_calls=transcript.tool_calls() or None,
         error=error,
-        generation=Generation(usage=estimate(run.input or {}, characters) if characters else None),
+        generation=unseen(run.model, run.input or {}, characters, call_unseen),
     )
     if not await store.end(run.id, ending, was=run.status, attempt=run.attempt):
         return False
@@ -124,6 +126,19 @@ async def end_unwritten(
     except (RedisError, OSError, TimeoutError) as unsaid:
         log.warning("end_not_announced", run_id=run.id, error=type(unsaid).__name__)
     return True
+
+
+def unseen(
+    model: str,
+    input: Mapping[str, Any],
+    characters: int,
+    call: Callable[[str, Usage], ProviderCall] | None,
+) -> Generation:
+    """What is known of an attempt of which only so much that it said is left."""
+    if not characters:
+        return UNKNOWN
+    usage = estimate(input, characters)
+    return Generation(usage=usage, calls=[call(model, usage)] if call else ())
 
 
 async def _take_what_is_left(transcript: Transcript, token_log: TokenLog, run: Run) -> None:

@@ -9,11 +9,11 @@ from redis.exceptions import RedisError
 
 from runstream.crash_points import Point, reached
 from runstream.domain.errors import Unavailable
-from runstream.domain.run import Generation, Outcome, Status
-from runstream.domain.usage import estimate
+from runstream.domain.run import UNKNOWN, Outcome, Status
+from runstream.domain.usage import ProviderCall, Usage
 from runstream.metrics import LAPSED, STRANDED, SWEEPS_FOUND
 from runstream.queue.enqueue import JobQueue
-from runstream.runs.finish import end_unwritten
+from runstream.runs.finish import end_unwritten, unseen
 from runstream.storage.leases import LeaseStore
 from runstream.storage.runs import Lapsed, RunStore
 from runstream.stream.log import TokenLog
@@ -42,10 +42,12 @@ class Sweep:
         queue: str,
         interval: float,
         steady: Callable[[], bool],
+        call_unseen: Callable[[str, Usage], ProviderCall],
     ) -> None:
         """`queue` is the one whose jobs are restored from lost workers.
 
-        `steady` says whether a lapsed lease is to be taken for a lost worker's now.
+        `steady` says whether a lapsed lease is to be taken for a lost worker's now, and `call_unseen` what the ledger
+        keeps of a call whose worker was lost.
         """
         self._store = store
         self._leases = leases
@@ -54,6 +56,7 @@ class Sweep:
         self._queue = queue
         self._interval = interval
         self._steady = steady
+        self._call_unseen = call_unseen
 
     async def run(self) -> None:
         """Sweep every `interval` seconds until cancelled."""
@@ -124,16 +127,16 @@ class Sweep:
         if lapsed.attempt >= lapsed.max_attempts:
             error = {"code": _REASON, "message": "Each attempt's worker was lost before it was done."}
             return await self._end(lapsed, Status.FAILED, error)
-        usage = None
+        generation = UNKNOWN
         if characters and (run := await self._store.get(lapsed.tenant, lapsed.run_id)):
-            usage = estimate(run.input or {}, characters)
+            generation = unseen(run.model, run.input or {}, characters, self._call_unseen)
         taken = await self._store.requeue(
             lapsed.run_id,
             lapsed.attempt,
             reason=_REASON,
             delay=0,
             outcome=Outcome.LAPSED,
-            generation=Generation(usage=usage),
+            generation=generation,
         )
         if taken:
             requeued.append(lapsed)
@@ -143,4 +146,12 @@ class Sweep:
         run = await self._store.get(lapsed.tenant, lapsed.run_id)
         if run is None or (run.status, run.attempt) != (Status.RUNNING, lapsed.attempt):
             return False
-        return await end_unwritten(self._store, self._log, run, status=status, reason=_REASON, error=error)
+        return await end_unwritten(
+            self._store,
+            self._log,
+            run,
+            status=status,
+            reason=_REASON,
+            error=error,
+            call_unseen=self._call_unseen,
+        )

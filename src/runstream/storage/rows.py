@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from runstream.domain.run import AttemptRecord, Claim, Generation, Outcome, Run, Status
-from runstream.domain.usage import Usage
+from runstream.domain.usage import ProviderCall, Usage
 
 
 def run_of(row: Row[Any]) -> Run:
@@ -78,6 +78,7 @@ def claim_of(row: Row[Any]) -> Claim:
         input=row.input,
         waited=float(row.waited),
         restart_reason=row.restart_reason,
+        cost=row.cost,
     )
 
 
@@ -86,7 +87,7 @@ def attempt_of(row: Row[Any]) -> AttemptRecord:
         row.provider, row.provider_model, row.provider_request_id, _usage(row._mapping), row.first_token_at
     )
     return AttemptRecord(
-        row.attempt, row.worker, Outcome(row.outcome), row.error, generation, row.started_at, row.ended_at
+        row.attempt, row.worker, Outcome(row.outcome), row.error, generation, row.cost, row.started_at, row.ended_at
     )
 
 
@@ -102,8 +103,26 @@ def generation_values(generation: Generation) -> dict[str, Any]:
         "cached_tokens": usage.cached_tokens if usage else None,
         "usage_estimated": usage is not None and usage.estimated,
         "first_token_at": generation.first_token_at,
+        "cost": generation.cost,
     }
-    return {f"{name}_now": value for name, value in values.items()}
+    calls = [_entry(number, call) for number, call in enumerate(generation.calls, 1)]
+    return {**{f"{name}_now": value for name, value in values.items()}, "provider_calls": calls}
+
+
+def _entry(number: int, call: ProviderCall) -> dict[str, Any]:
+    """A call as the ledger's statement takes it."""
+    usage = call.usage or Usage(0, 0)
+    return {
+        "call": number,
+        "provider": call.provider,
+        "provider_model": call.model,
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "estimated": usage.estimated,
+        "cost": None if call.cost is None else str(call.cost),
+        "price_version": call.price_version,
+    }
 
 
 def _usage(values: Mapping[Any, Any]) -> Usage | None:

@@ -187,7 +187,8 @@ class RunStore:
     async def retry(self, run_id: str, *, was: Status, attempt: int, reason: str) -> Run | None:
         """failed | cancelled -> queued, to be taken up at once; None where it is not `was` at `attempt` any more.
 
-        What it said and what it came to is gone from the run; its attempts keep what they came to.
+        What it said and what it came to is gone from the run, but for what it cost; its attempts keep what they came
+        to.
         """
         rows = await self._ask(statements.RETRY, run_id=run_id, was=was, expected_attempt=attempt, reason=reason)
         return run_of(rows[0]) if rows else None

@@ -13,19 +13,21 @@ from sqlalchemy import (
     Update,
     any_,
     bindparam,
+    case,
     column,
     func,
     insert,
     literal,
     or_,
     select,
+    true,
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from runstream.domain.run import Outcome, Status
-from runstream.storage.tables import attempts, runs, runs_are, workers
+from runstream.storage.tables import attempts, ledger, runs, runs_are, workers
 
 _HEAVY = {"transcript", "policy", "idempotency_hash"}
 SHOWN = [column for column in runs.c if column.name not in _HEAVY]
@@ -96,6 +98,27 @@ _GENERATION: dict[str, BindParameter[Any]] = {
     )
 }
 """Of the run that ends with an attempt, and of the attempt."""
+_COST: BindParameter[Any] = bindparam("cost_now", type_=runs.c.cost.type)
+_SPENT = case(
+    (runs.c.status == Status.RUNNING, func.coalesce(runs.c.cost + _COST, runs.c.cost, _COST)), else_=runs.c.cost
+)
+"""What the run has cost, its attempts before and the one that goes on."""
+_CALL = (
+    "call",
+    "provider",
+    "provider_model",
+    "input_tokens",
+    "output_tokens",
+    "cached_tokens",
+    "estimated",
+    "cost",
+    "price_version",
+)
+_CALLS = (
+    func.jsonb_to_recordset(bindparam("provider_calls", type_=JSONB))
+    .table_valued(*(column(name, ledger.c[name].type) for name in _CALL))
+    .render_derived("called", with_types=True)
+)
 
 
 def _beginning(claim: Update) -> Select[Any]:
@@ -113,11 +136,12 @@ def _beginning(claim: Update) -> Select[Any]:
 
 
 def _ending(change: Update) -> Select[Any]:
-    """`change`, with the row of the attempt that it ends; answers the run's id where it changed something.
+    """`change`, with the row of the attempt that it ends, and the calls that it made in the ledger.
 
-    An attempt that has ended stays as it is: the run was waiting for another one.
+    Answers the run's id where it changed something. An attempt that has ended stays as it is, and is not paid for
+    again: the run was waiting for another one.
     """
-    changed = change.returning(runs.c.id).cte("changed")
+    changed = change.returning(runs.c.id, runs.c.user_id, runs.c.feature, runs.c.model).cte("changed")
     closed = (
         update(attempts)
         .where(
@@ -129,11 +153,24 @@ def _ending(change: Update) -> Select[Any]:
             outcome=bindparam("attempt_outcome"),
             error=bindparam("attempt_error"),
             ended_at=func.now(),
+            cost=_COST,
             **_GENERATION,
         )
+        .returning(attempts.c.run_id, attempts.c.attempt, attempts.c.tenant)
         .cte("closed")
     )
-    return select(changed).add_cte(closed)
+    entry = {
+        "run_id": closed.c.run_id,
+        "attempt": closed.c.attempt,
+        "tenant": closed.c.tenant,
+        "user_id": changed.c.user_id,
+        "feature": changed.c.feature,
+        "model": changed.c.model,
+        **{name: _CALLS.c[name] for name in _CALL},
+    }
+    entries = select(*entry.values()).select_from(closed.join(changed, closed.c.run_id == changed.c.id))
+    entered = insert(ledger).from_select([*entry], entries.join_from(closed, _CALLS, true())).cte("entered")
+    return select(changed.c.id).add_cte(closed).add_cte(entered)
 
 
 CLAIM = _beginning(
@@ -161,6 +198,7 @@ CLAIM = _beginning(
         runs.c.worker,
         func.extract("epoch", func.now() - runs.c.available_at).label("waited"),
         runs.c.restart_reason,
+        runs.c.cost,
     )
 )
 REQUEUE = _ending(
@@ -177,6 +215,7 @@ REQUEUE = _ending(
         restart_reason=bindparam("reason"),
         available_at=func.now() + _SECONDS,
         enqueued_at=func.now() + _SECONDS,
+        cost=_SPENT,
     )
 )
 END = _ending(
@@ -193,6 +232,7 @@ END = _ending(
         tool_calls=bindparam("whole_tool_calls"),
         error=bindparam("run_error"),
         finish_reason=bindparam("finished_for"),
+        cost=_SPENT,
         **_GENERATION,
     )
 )
@@ -222,7 +262,6 @@ RETRY = (
                 "input_tokens",
                 "output_tokens",
                 "cached_tokens",
-                "cost",
                 "first_token_at",
                 "cancel_requested_at",
                 "finished_at",

@@ -155,6 +155,7 @@ attempts = Table(
     Column("output_tokens", Integer),
     Column("cached_tokens", Integer),
     Column("usage_estimated", Boolean, nullable=False, server_default=text("false")),
+    Column("cost", Numeric(20, 10)),
     _time("started_at", required=True),
     _time("first_token_at"),
     _time("ended_at"),
@@ -162,6 +163,30 @@ attempts = Table(
         "outcome in ('running','completed','failed','cancelled','retried','handed_back','lapsed')", name="outcome"
     ),
     CheckConstraint("(ended_at is null) = (outcome = 'running')", name="ended"),
+)
+
+
+# One row for each call to a provider. It outlives its run: what was spent stays spent.
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("run_id", String(40), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("call", Integer, primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("user_id", String(128), nullable=False),
+    Column("feature", String(64), nullable=False),
+    Column("model", String(256), nullable=False),
+    Column("provider", String(64), nullable=False),
+    Column("provider_model", String(256), nullable=False),
+    Column("input_tokens", Integer, nullable=False),
+    Column("output_tokens", Integer, nullable=False),
+    Column("cached_tokens", Integer, nullable=False),
+    Column("estimated", Boolean, nullable=False),
+    Column("cost", Numeric(20, 10)),
+    Column("price_version", String(64)),
+    _time("made_at", required=True),
+    Index("ix_ledger_tenant_made_at", "tenant", "made_at"),
 )
 
 
