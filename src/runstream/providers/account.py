@@ -93,7 +93,8 @@ class Account:
         self.base_url = _base_url(config, example)
         self._authorized = authorized
         self._upstream = Upstream(self.base_url)
-        self._keys = cycle(config.api_keys or ("",))
+        self.keys = config.api_keys or ("",)
+        self._keys = cycle(self.keys)
         self._scrub = Scrubber(config.api_keys)
         self._now = now
         self._max_event_bytes = max_event_bytes
@@ -101,9 +102,19 @@ class Account:
     def url(self, path: str) -> httpx.URL:
         return self.base_url.copy_with(path=self.base_url.path + path)
 
-    async def ask(self, url: httpx.URL, body: Mapping[str, object], connect: float) -> httpx.Response:
+    def key(self) -> str:
+        """The key whose turn it is: for calls that belong together, as what one key made another may not see."""
+        return next(self._keys)
+
+    async def ask(
+        self, url: httpx.URL, body: Mapping[str, object], connect: float, key: str | None = None
+    ) -> httpx.Response:
         """The answer's head, accepted or not. `connect` is in seconds. Raises a `ProviderError`."""
-        return await self._request("POST", url, connect, orjson.dumps(body))
+        return await self._request("POST", url, connect, orjson.dumps(body), key)
+
+    async def get(self, url: httpx.URL, connect: float, key: str | None = None) -> httpx.Response:
+        """As `ask`."""
+        return await self._request("GET", url, connect, None, key)
 
     async def accepted(self, url: httpx.URL, body: Mapping[str, object], call: Call, connect: float) -> httpx.Response:
         """The head of an accepted answer. Raises a `ProviderError`."""
@@ -123,9 +134,13 @@ class Account:
         gathering: Gathering,
         call: Call,
         timeouts: Timeouts,
+        patience: Patience | None = None,
     ) -> AsyncIterator[AsyncIterator[Piece]]:
-        """The pieces of the answer that `open_` gets the head of; see `Provider.stream`."""
-        patience = Patience(timeouts)
+        """The pieces of the answer that `open_` gets the head of; see `Provider.stream`.
+
+        An answer that is read over several connections has one `patience` for all of them.
+        """
+        patience = patience or Patience(timeouts)
         response: httpx.Response | None = None
         try:
             response = await patience.wait(open_)
@@ -155,6 +170,9 @@ class Account:
                 patience.first_token_came()
             for piece in pieces:
                 yield piece
+            if ended and gathering.failure is not None:
+                gathering.failure = None  # half an event says only that the rest did not come
+                raise ProviderProtocolError("The provider's answer broke off.")
             if gathering.reason is not None:
                 patience.expect_end(_AFTER_FINISH_SECONDS)
             self._raise_failure(gathering, call)
@@ -197,7 +215,7 @@ class Account:
             patience.close()
 
     async def _list(self, url: httpx.URL) -> list[str]:
-        response = await self._request("GET", url, _LISTING.connect, None)
+        response = await self.get(url, _LISTING.connect)
         try:
             if not response.is_success:
                 raise self.refusal(response, await error_body(response), None)
@@ -212,9 +230,10 @@ class Account:
     async def aclose(self) -> None:
         await self._upstream.aclose()
 
-    async def _request(self, method: str, url: httpx.URL, connect: float, content: bytes | None) -> httpx.Response:
-        key = next(self._keys)
-        headers = {**_HEADERS, **self._authorized(key)}
+    async def _request(
+        self, method: str, url: httpx.URL, connect: float, content: bytes | None, key: str | None
+    ) -> httpx.Response:
+        headers = {**_HEADERS, **self._authorized(self.key() if key is None else key)}
         return await self._upstream.send(method, url, headers, content, connect)
 
     def _message(self, body: object, call: Call | None) -> str:

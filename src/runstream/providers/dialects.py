@@ -32,7 +32,7 @@ class Dialects(Generic[D]):
         self._taught = taught
         self._learned: dict[str, D] = {}
 
-    async def open(self, call: Call, connect: float) -> httpx.Response:
+    async def open(self, call: Call, connect: float, key: str | None = None) -> httpx.Response:
         """The head of an accepted answer. A refusal that teaches a dialect is answered in it, at once.
 
         Raises a `ProviderError`.
@@ -41,7 +41,7 @@ class Dialects(Generic[D]):
         asked: list[Mapping[str, Any]] = []
         while True:
             asked.append(self._written(call, dialect))
-            response = await self._account.ask(self._url, asked[-1], connect)
+            response = await self._account.ask(self._url, asked[-1], connect, key)
             if response.is_success:
                 if dialect != known:
                     self._learn(call.model, dialect)
