@@ -21,7 +21,8 @@
         ├── ProviderTimeout            connect, first token, idle or total time ran out
         ├── ProviderRateLimited        429
         ├── ProviderRefused            4xx: asking again would not help
-        └── ProviderProtocolError      what came was not its protocol
+        ├── ProviderProtocolError      what came was not its protocol
+        └── ProviderAnswerLost         the answer that was to be resumed is not there: begin anew
 
 Each class carries its code (what a program compares), its HTTP status, and whether the same call may succeed
 later. The docstring of a class is its message when none is given. Messages reach clients: no secret, no prompt.
@@ -192,4 +193,11 @@ class ProviderProtocolError(ProviderError):
     """The provider's answer broke off or was not its protocol."""
 
     code = "provider_protocol_error"
+    retryable = True
+
+
+class ProviderAnswerLost(ProviderError):
+    """The provider no longer has the answer that was to be resumed."""
+
+    code = "provider_answer_lost"
     retryable = True

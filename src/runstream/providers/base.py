@@ -1,6 +1,6 @@
 """What the gateway asks of a provider, and what it gets back."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -15,6 +15,16 @@ class Call:
 
     model: str
     prompt: Prompt
+    resume: str | None = None
+    """The `id` that a `Resumable` gave: that answer is read, from its beginning, and none is asked for.
+
+    Whoever has kept a part of it passes over as many characters: an answer is the same each time it is read.
+    """
+    keep: Callable[[], bool] = field(default=lambda: False, repr=False, compare=False)
+    """Asked when the context is left before the answer's end: whether an answer that can be resumed is to go on.
+
+    It is stopped, and what it would still have cost saved, unless this says that somebody will take it up.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +41,15 @@ class Opened(NamedTuple):
     """The provider accepted the call. Comes once, first."""
 
     request_id: str | None
+
+
+class Resumable(NamedTuple):
+    """The provider goes on with this answer though nobody listens; `Call.resume` takes it up by `id`.
+
+    Comes at most once, before any delta.
+    """
+
+    id: str
 
 
 class TextDelta(NamedTuple):
@@ -66,7 +85,7 @@ class Finished(NamedTuple):
     model: str | None = None
 
 
-Piece = Opened | TextDelta | ReasoningDelta | ToolCallDelta | Finished
+Piece = Opened | Resumable | TextDelta | ReasoningDelta | ToolCallDelta | Finished
 
 
 class Provider(Protocol):
@@ -75,10 +94,11 @@ class Provider(Protocol):
     name: str
 
     def stream(self, call: Call, timeouts: Timeouts) -> AbstractAsyncContextManager[AsyncIterator[Piece]]:
-        """Make the call and yield its pieces: `Opened`, deltas, `Finished`.
+        """Make the call and yield its pieces: `Opened`, `Resumable` where it can be resumed, deltas, `Finished`.
 
-        Leaving the context, for whatever reason, closes the upstream connection of an unfinished answer at once.
-        Raises a `ProviderError`; one raised before the first piece means that nothing was generated.
+        Leaving the context, for whatever reason, closes the upstream connection of an unfinished answer at once, and
+        has one that can be resumed stopped unless `call.keep()`. Raises a `ProviderError`; one raised before the first
+        piece means that nothing was generated, and `ProviderAnswerLost` that what was to be resumed is not there.
         """
         ...
 
@@ -97,3 +117,5 @@ class ProviderConfig:
     kind: str
     base_url: str
     api_keys: tuple[str, ...] = field(default=(), repr=False)
+    background: bool = False
+    """Answers are asked for so that the provider goes on with them by itself: they can be resumed."""
