@@ -54,6 +54,7 @@ def provider_configs(settings: Settings) -> Mapping[str, ProviderConfig]:
             kind=provider.kind,
             base_url=provider.base_url,
             api_keys=tuple(key.get_secret_value() for key in provider.api_keys),
+            background=provider.background,
         )
         for name, provider in settings.providers.items()
     }

@@ -29,6 +29,7 @@ class ProviderSettings(BaseModel):
     kind: str
     base_url: str
     api_keys: list[SecretStr] = []
+    background: bool = False
 
 
 class PriceSettings(NamedTuple):

@@ -6,11 +6,14 @@ from runstream.domain.errors import ConfigurationError
 from runstream.providers.anthropic_messages import AnthropicMessages
 from runstream.providers.base import Provider, ProviderConfig
 from runstream.providers.openai_chat import OpenAIChat
+from runstream.providers.openai_responses import OpenAIResponses
 
 _KINDS: dict[str, Callable[[ProviderConfig], Provider]] = {
     "anthropic": AnthropicMessages,
     "openai": OpenAIChat,
+    "openai-responses": OpenAIResponses,
 }
+_IN_BACKGROUND = frozenset({"openai-responses"})
 
 
 def build(config: ProviderConfig) -> Provider:
@@ -19,4 +22,7 @@ def build(config: ProviderConfig) -> Provider:
     if kind is None:
         known = ", ".join(sorted(_KINDS))
         raise ConfigurationError(f"The provider '{config.name}' has kind '{config.kind}': give one of {known}.")
+    if config.background and config.kind not in _IN_BACKGROUND:
+        able = ", ".join(sorted(_IN_BACKGROUND))
+        raise ConfigurationError(f"The provider '{config.name}' cannot have background: only kind {able} can.")
     return kind(config)
