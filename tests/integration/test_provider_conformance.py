@@ -20,6 +20,7 @@ from runstream.domain.errors import (
     ProviderUnavailable,
 )
 from runstream.domain.prompt import Prompt
+from runstream.providers import kept_response
 from runstream.providers.base import (
     Call,
     Finished,
@@ -27,6 +28,7 @@ from runstream.providers.base import (
     Provider,
     ProviderConfig,
     ReasoningDelta,
+    Resumable,
     TextDelta,
     Timeouts,
     ToolCallDelta,
@@ -37,6 +39,9 @@ from runstream.providers.upstream import STALE
 
 PATIENT = Timeouts(connect=10, first_token=30, idle=30, total=60)
 DEADLINE = 20
+IN_BACKGROUND = "openai-responses in the background"
+WITHOUT_STOP = {"openai-responses", IN_BACKGROUND}
+"""Kinds whose protocol has no stop sequences."""
 
 
 @pytest.fixture
@@ -45,14 +50,20 @@ async def simulator() -> AsyncIterator[Simulator]:
         yield simulator
 
 
-@pytest.fixture(params=["anthropic", "openai"])
-def kind(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=["anthropic", "openai", "openai-responses", IN_BACKGROUND])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(kept_response, "_PAUSES", (0.01,) * 5)
+    monkeypatch.setattr(kept_response, "_STOPPING", 1.0)
     return str(request.param)
+
+
+def config(kind: str, base_url: str, api_keys: tuple[str, ...] = ()) -> ProviderConfig:
+    return ProviderConfig("local", kind.split(maxsplit=1)[0], base_url, api_keys, background=kind == IN_BACKGROUND)
 
 
 @pytest.fixture
 async def provider(kind: str, simulator: Simulator) -> AsyncIterator[Provider]:
-    provider = build(ProviderConfig("local", kind, simulator.url, ("some-key",)))
+    provider = build(config(kind, simulator.url, ("some-key",)))
     yield provider
     await provider.aclose()
 
@@ -63,6 +74,7 @@ class Outcome:
     thoughts: list[str] = field(default_factory=list)
     calls: list[ToolCallDelta] = field(default_factory=list)
     opened: Opened | None = None
+    resumable: Resumable | None = None
     finished: Finished | None = None
     error: ProviderError | None = None
 
@@ -85,6 +97,11 @@ async def generate(provider: Provider, asked: Call, timeouts: Timeouts = PATIENT
                         assert outcome.opened is None
                         assert not outcome.texts
                         outcome.opened = piece
+                    case Resumable():
+                        assert outcome.opened
+                        assert outcome.resumable is None
+                        assert not outcome.texts
+                        outcome.resumable = piece
                     case TextDelta(text):
                         assert text
                         assert outcome.opened
@@ -186,8 +203,15 @@ async def test_an_answer_stops_at_its_limit_and_says_so(provider: Provider) -> N
     assert outcome.finished.reason == "length"
 
 
-async def test_an_answer_ends_before_a_stop_sequence(provider: Provider) -> None:
+async def test_an_answer_ends_before_a_stop_sequence_or_is_not_asked_for(
+    kind: str, provider: Provider, simulator: Simulator
+) -> None:
     outcome = await generate(provider, call("sim:50", stop=["w5", "w9"]))
+    if kind in WITHOUT_STOP:
+        assert isinstance(outcome.error, ProviderRefused)
+        assert "stop sequences" in outcome.error.message
+        assert not simulator.calls
+        return
     assert outcome.text == words(5)
     assert outcome.finished is not None
     assert outcome.finished.reason == "stop"
@@ -266,7 +290,7 @@ async def test_a_rate_limit_carries_the_time_to_wait(provider: Provider) -> None
 
 
 async def test_a_wrong_key_is_refused_without_being_shown(kind: str, simulator: Simulator) -> None:
-    provider = build(ProviderConfig("local", kind, simulator.url, ("bad",)))
+    provider = build(config(kind, simulator.url, ("bad",)))
     outcome = await generate(provider, call("sim:3"))
     assert isinstance(outcome.error, ProviderRefused)
     assert "401" in outcome.error.message
@@ -430,7 +454,7 @@ async def test_a_call_whose_connection_is_lost_while_it_waits_for_an_answer_is_n
     address = urlsplit(simulator.url)
     with Proxy("127.0.0.1", address.port or 0) as proxy:
         url = address._replace(netloc=f"127.0.0.1:{proxy.port}").geturl()
-        provider = build(ProviderConfig("local", kind, url, ("some-key",)))
+        provider = build(config(kind, url, ("some-key",)))
         assert (await generate(provider, call("sim:1"))).error is None
         waiting = asyncio.create_task(generate(provider, call("slow-headers:20000")))
         await until(lambda: simulator.open_streams == 1)
@@ -463,7 +487,7 @@ async def test_models_are_listed_without_a_generation(provider: Provider, simula
 
 
 async def test_listing_models_with_a_wrong_key_is_refused(kind: str, simulator: Simulator) -> None:
-    provider = build(ProviderConfig("local", kind, simulator.url, ("bad",)))
+    provider = build(config(kind, simulator.url, ("bad",)))
     with pytest.raises(ProviderRefused, match="401"):
         await provider.models()
     await provider.aclose()
@@ -477,7 +501,7 @@ async def test_listing_models_with_a_wrong_key_is_refused(kind: str, simulator: 
     ],
 )
 async def test_a_provider_that_is_not_there_is_unavailable(kind: str, base_url: str, message: str) -> None:
-    provider = build(ProviderConfig("local", kind, base_url))
+    provider = build(config(kind, base_url))
     outcome = await generate(provider, call("sim:1"))
     assert isinstance(outcome.error, ProviderUnavailable)
     assert message in outcome.error.message
@@ -487,7 +511,7 @@ async def test_a_provider_that_is_not_there_is_unavailable(kind: str, base_url: 
 
 
 async def test_a_provider_that_speaks_no_tls_is_unavailable(kind: str, simulator: Simulator) -> None:
-    provider = build(ProviderConfig("local", kind, simulator.url.replace("http:", "https:")))
+    provider = build(config(kind, simulator.url.replace("http:", "https:")))
     outcome = await generate(provider, call("sim:1"))
     assert isinstance(outcome.error, ProviderUnavailable)
     await provider.aclose()
@@ -496,7 +520,7 @@ async def test_a_provider_that_speaks_no_tls_is_unavailable(kind: str, simulator
 async def test_a_provider_that_accepts_and_says_nothing_runs_out_of_time(kind: str) -> None:
     server = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    provider = build(ProviderConfig("local", kind, f"http://127.0.0.1:{port}/v1"))
+    provider = build(config(kind, f"http://127.0.0.1:{port}/v1"))
     outcome = await generate(provider, call("sim:1"), replace(PATIENT, first_token=0.2))
     assert isinstance(outcome.error, ProviderTimeout)
     await provider.aclose()
@@ -506,7 +530,7 @@ async def test_a_provider_that_accepts_and_says_nothing_runs_out_of_time(kind: s
 @pytest.mark.parametrize("base_url", ["", "localhost:8000/v1", "ftp://x/v1", "http://", "http://[/v1", "http://x:y/v1"])
 def test_a_bad_address_is_told_when_the_provider_is_built(kind: str, base_url: str) -> None:
     with pytest.raises(ConfigurationError, match="base_url"):
-        build(ProviderConfig("local", kind, base_url))
+        build(config(kind, base_url))
 
 
 def test_an_unknown_kind_is_told_with_the_known_ones() -> None:

@@ -23,12 +23,14 @@ Any other name answers the last message in prose, at 40 tokens per second. `max_
 `max_completion_tokens`, `stop` (`stop_sequences`), `stream` and `stream_options.include_usage` are honoured. Any key
 will do, as a bearer or in `x-api-key`, except `bad`.
 
-    POST /v1/chat/completions    POST /v1/messages    GET /v1/models
+    POST /v1/chat/completions    POST /v1/messages    POST /v1/responses    GET /v1/models
+    GET  /v1/responses/ID        an answer in the background, as it stands, or with ?stream=true&starting_after=N the
+                                 rest of it; POST /v1/responses/ID/cancel stops it
     GET  /stats   {"calls": {model: count}, "open_streams": now, "closed_by_client": before their end,
                   "connections": accepted, "open_connections": now}; needs no key
     GET  /calls   {"made": count, "calls": [{"model", "asked": the last message's beginning, "began", "ended", "ending",
                   "tokens": sent}]}, the last 50,000 in order; needs no key
-    POST /reset   forgets the counts and the calls, flaky's too
+    POST /reset   forgets the counts and the calls, flaky's too, and the answers in the background
 """
 
 from runstream.providers.simulated.server import Simulator, serve

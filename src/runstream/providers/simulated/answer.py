@@ -18,6 +18,8 @@ class Answer:
 
     id_header = b"X-Request-Id"
     id_prefix = "chatcmpl-sim"
+    field = "messages"
+    """Where the request has what was said before."""
 
     @staticmethod
     def asked(body: dict[str, Any]) -> dict[str, Any]:

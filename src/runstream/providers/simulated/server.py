@@ -3,16 +3,18 @@
 import asyncio
 import hashlib
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from typing import Any, Self, cast
+from urllib.parse import parse_qs, unquote
 
 import httptools
 import orjson
 
 from runstream.providers.simulated import messages
 from runstream.providers.simulated.answer import Answer, chunked
-from runstream.providers.simulated.calls import Calls
+from runstream.providers.simulated.calls import Call, Calls
+from runstream.providers.simulated.responses import Kept, KeptAnswers, ResponsesAnswer
 from runstream.providers.simulated.script import Script, script_for
 
 _HEAD = (
@@ -50,6 +52,7 @@ class Simulator:
         self._connections: set[_Connection] = set()
         self.calls: Counter[str] = Counter()
         self.record = Calls()
+        self.kept = KeptAnswers()
         self.connections = 0
         self.failed: Counter[bytes] = Counter()
         self.answered = 0
@@ -66,6 +69,7 @@ class Simulator:
         self._server.close()
         for connection in list(self._connections):
             connection.abort()
+        self.kept.forget()
         await self._server.wait_closed()
 
     @property
@@ -86,6 +90,7 @@ class Simulator:
     def reset(self) -> None:
         self.calls.clear()
         self.record = Calls()
+        self.kept.forget()
         self.failed.clear()
         self.closed_by_client = self.connections = 0
 
@@ -101,6 +106,7 @@ class _Request:
     def __init__(self) -> None:
         self.method = b""
         self.path = b""
+        self.query = b""
         self.key: str | None = None
         self.version: bytes | None = None
         self.keep_alive = True
@@ -109,11 +115,11 @@ class _Request:
     def add(self, body: bytes) -> None:
         self._body.append(body)
 
-    def json(self) -> dict[str, Any]:
-        """Raises ValueError."""
+    def json(self, field: str) -> dict[str, Any]:
+        """An object whose `field` is a list. Raises ValueError."""
         body = orjson.loads(b"".join(self._body))
-        if not isinstance(body, dict) or not isinstance(body.get("messages"), list):
-            raise ValueError("Send a JSON object with a list of messages.")  # noqa: TRY004  as of bad JSON
+        if not isinstance(body, dict) or not isinstance(body.get(field), list):
+            raise ValueError(f"Send a JSON object with a list of {field}.")  # noqa: TRY004  as of bad JSON
         return body
 
 
@@ -167,7 +173,8 @@ class _Connection(asyncio.Protocol):
         self._request = _Request()
 
     def on_url(self, url: bytes) -> None:
-        self._request.path = httptools.parse_url(url).path
+        parsed = httptools.parse_url(url)
+        self._request.path, self._request.query = parsed.path, parsed.query or b""
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() == b"authorization":
@@ -221,12 +228,18 @@ class _Connection(asyncio.Protocol):
                 if request.version is None:
                     raise _Refused(400, "anthropic-version: header is required")
                 await self._complete(request, messages.MessagesAnswer)
+            case b"POST", b"/v1/responses":
+                _authenticate(request)
+                await self._complete(request, ResponsesAnswer)
+            case method, path if path.startswith(_KEPT):
+                _authenticate(request)
+                await self._answer_kept(method, path.removeprefix(_KEPT).split(b"/"), request.query)
             case _:
                 raise _Refused(404, "There is nothing at this address.", "not_found")
 
     async def _complete(self, request: _Request, protocol: type[Answer]) -> None:
         try:
-            body = protocol.asked(request.json())
+            body = protocol.asked(request.json(protocol.field))
             script = script_for(body)
         except ValueError as error:
             raise _Refused(400, str(error), "invalid_request_error") from None
@@ -238,23 +251,75 @@ class _Connection(asyncio.Protocol):
         ending = "refused"
         try:
             self._fail(script, body)
+            if isinstance(answer, ResponsesAnswer) and answer.in_background:
+                ending = ""
+                await self._keep(answer, call, streamed=bool(body.get("stream")))
+                return
             ending = "closed"
-            await self._answer_call(answer, streamed=bool(body.get("stream")))
+            await self._counted(self._answer_call(answer, streamed=bool(body.get("stream"))))
             ending = script.ending
         finally:
-            call.end(ending, answer.sent)
+            if ending:
+                call.end(ending, answer.sent)
 
-    async def _answer_call(self, answer: Answer, *, streamed: bool) -> None:
+    async def _keep(self, answer: ResponsesAnswer, call: Call, *, streamed: bool) -> None:
+        """From here on the answer's end is its own, and not its connection's."""
+        kept = self._simulator.kept.keep(answer, call)
+        if streamed:
+            await self._counted(self._stream_kept(kept, 0))
+        else:
+            self._json(kept.response())
+
+    async def _answer_kept(self, method: bytes, path: list[bytes], query: bytes) -> None:
+        kept = self._simulator.kept.get(unquote(path[0].decode()))
+        if kept is None:
+            raise _Refused(404, f"Response with id '{path[0].decode()}' not found.", "not_found")
+        asked = parse_qs(query.decode())
+        match method, path[1:]:
+            case b"POST", [b"cancel"]:
+                kept.cancel()
+                self._json(kept.response())
+            case b"GET", [] if asked.get("stream") != ["true"]:
+                self._json(kept.response())
+            case b"GET", [] if not self._simulator.kept.is_streamed(kept):
+                raise _Refused(400, "This response can no longer be streamed because it is more than 5 minutes old.")
+            case b"GET", []:
+                await self._counted(self._stream_kept(kept, int(asked.get("starting_after", ["-1"])[0]) + 1))
+            case _:
+                raise _Refused(404, "There is nothing at this address.", "not_found")
+
+    async def _counted(self, answering: Awaitable[None]) -> None:
         self._simulator.open_streams += 1
         try:
-            if answer.script.header_seconds:
-                await asyncio.sleep(answer.script.header_seconds)
-            await (self._stream(answer) if streamed else self._whole(answer))
+            await answering
         except asyncio.CancelledError:
             self._simulator.closed_by_client += 1
             raise
         finally:
             self._simulator.open_streams -= 1
+
+    async def _answer_call(self, answer: Answer, *, streamed: bool) -> None:
+        if answer.script.header_seconds:
+            await asyncio.sleep(answer.script.header_seconds)
+        await (self._stream(answer) if streamed else self._whole(answer))
+
+    async def _stream_kept(self, kept: Kept, seen: int) -> None:
+        answer = kept.answer
+        events = await kept.news(seen)
+        self._transport.write(_HEAD % (answer.id_header, answer.id.encode()))
+        while events:
+            self._transport.write(chunked(b"".join(events)))
+            seen += len(events)
+            await self._writable.wait()
+            events = await kept.news(seen)
+        if kept.status == "cancelled":
+            self._simulator.closed_by_client += 1
+        elif answer.script.ending == "cut":
+            self._transport.close()
+            return
+        elif answer.script.ending == "malformed":
+            self._transport.write(chunked(answer.malformed()))
+        self._transport.write(b"0\r\n\r\n")
 
     def _fail(self, script: Script, body: Mapping[str, Any]) -> None:
         if script.status != 200:  # noqa: PLR2004
@@ -310,6 +375,7 @@ class _Connection(asyncio.Protocol):
         self._transport.write(head % (status, retry, len(body)) + body)
 
 
+_KEPT = b"/v1/responses/"
 _LISTED = ("sim:200:50", "unicode:100:50", "demo")
 
 
