@@ -169,6 +169,8 @@ def test_a_refusal_is_text_and_reasoning_that_is_shown_itself_is_reasoning() -> 
         (end("incomplete", incomplete_details={"reason": "content_filter"}), "content_filter"),
         (end("incomplete", incomplete_details={"reason": "something new"}), "something new"),
         (end("incomplete", incomplete_details=None), "length"),
+        (event("response.completed", response=response("incomplete")), "length"),
+        (event("response.completed", response={}), "stop"),
     ],
 )
 def test_the_end_has_its_reason_in_the_words_of_chat_completions(last: bytes, reason: str) -> None:

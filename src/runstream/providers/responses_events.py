@@ -123,7 +123,9 @@ class ResponseAnswer:
             self.started = True
             self._add_item(event["item"], _index(event, "output_index"))
         elif kind in _ENDS:
-            self._end(event["response"], str(kind).removeprefix("response."))
+            # Some servers say `response.completed` of every end: the response itself knows better.
+            status = f"response.{event['response'].get('status')}"
+            self._end(event["response"], (status if status in _ENDS else str(kind)).removeprefix("response."))
         elif kind == "error" or event.get("error"):
             self.error = event.get("error") or event
         elif isinstance(response := event.get("response"), Mapping):
