@@ -294,3 +294,54 @@ async def test_each_call_is_recorded_with_what_was_asked_and_how_it_ended(
         ("hang:1", "one two three", "closed", 1),
     ]
     assert all(call["began"] <= call["ended"] for call in record["calls"])
+
+
+async def test_a_response_in_the_background_can_be_read_again_from_any_number(
+    client: httpx.AsyncClient, simulator: Simulator
+) -> None:
+    asked = {"model": "sim:3", "input": MESSAGES, "stream": True, "background": True, "store": True}
+    sent = (await client.post("/responses", json=asked)).text
+    events = sent.removesuffix("\n\n").split("\n\n")
+    assert [json.loads(event.partition("data: ")[2])["sequence_number"] for event in events] == [*range(len(events))]
+    for number in range(-1, len(events)):
+        place = {"stream": "true"} | ({"starting_after": str(number)} if number >= 0 else {})
+        again = (await client.get("/responses/resp_sim1", params=place)).text
+        assert again == "".join(f"{event}\n\n" for event in events[number + 1 :])
+    whole = (await client.get("/responses/resp_sim1")).json()
+    assert (whole["status"], whole["output"][0]["content"][0]["text"]) == ("completed", "w0 w1 w2 ")
+    assert (await client.post("/responses/resp_sim1/cancel")).json() == whole
+    assert (await client.get("/responses/resp_sim2")).status_code == 404
+    assert simulator.calls == {"sim:3": 1}
+
+
+async def test_a_response_in_the_background_that_nobody_reads_goes_on_until_it_is_cancelled(
+    client: httpx.AsyncClient, simulator: Simulator
+) -> None:
+    asked = {"model": "sim:1000:100", "input": MESSAGES, "background": True}
+    assert (await client.post("/responses", json=asked)).json()["status"] == "in_progress"
+    async with asyncio.timeout(20):
+        while simulator.record.told()["calls"][0]["ending"] == "open":
+            await asyncio.sleep(0.05)
+            assert (await client.post("/responses/resp_sim1/cancel")).json()["status"] == "cancelled"
+    assert simulator.record.told()["calls"][0]["ending"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"input": "text"},
+        {"input": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]},
+        {"input": [{"type": "function_call", "name": "look"}]},
+        {"stop": ["a"]},
+        {"max_tokens": 3},
+        {"background": True, "store": False},
+        {"tools": [{"type": "function", "function": {"name": "look"}}]},
+        {"text": {"format": {"type": "json_schema", "json_schema": {}}}},
+    ],
+)
+async def test_a_response_is_asked_for_as_the_real_server_takes_it(
+    client: httpx.AsyncClient, fields: dict[str, Any]
+) -> None:
+    asked = {"model": "sim:3", "input": MESSAGES}
+    assert (await client.post("/responses", json=asked)).status_code == 200
+    assert (await client.post("/responses", json=asked | fields)).status_code == 400

@@ -27,6 +27,8 @@ from runstream.providers.upstream import FAILURES, Body, failure_of
 
 _PAUSES = (0.1, 0.5, 1.0, 2.0, 4.0)
 """Seconds before each of the connections in a row that bring nothing new."""
+_LOOKED_AT = 3
+"""Which of the failures in a row has the answer looked at: two streams have brought nothing then."""
 _POLL = 2.0
 """Seconds between two looks at an answer that is not streamed any more."""
 _STOPPING = 10.0
@@ -118,8 +120,8 @@ class KeptResponse:
     def _pause_after(self, error: ProviderError) -> float:
         """Seconds until it is read on. Raises the error where that would not help."""
         answer = self._answer
-        if answer.pending:
-            answer.pending = False
+        pending, answer.pending = answer.pending, False
+        if pending and not self._streamed:
             self._failures = 0
             return _POLL
         final = answer.ended or answer.failure is not None or not isinstance(error, _MAY_PASS)
@@ -168,9 +170,12 @@ class KeptResponse:
         return await self._go_on()
 
     async def _go_on(self) -> httpx.Response:
-        """The head of the rest, as a stream; as JSON, where it is not streamed any more. Raises a `ProviderError`."""
+        """The head of the rest, as a stream; as JSON, where it is not streamed any more. Raises a `ProviderError`.
+
+        Also where two streams in a row brought nothing: it may have ended in a way that they do not tell.
+        """
         numbered = self._answer.sequence is not None or not self._answer.started
-        if self._streamed and numbered:
+        if self._streamed and numbered and self._failures != _LOOKED_AT:
             place = {} if self._answer.sequence is None else {"starting_after": str(self._answer.sequence)}
             response = await self._get({"stream": "true", **place})
             if response.is_success:

@@ -30,7 +30,7 @@ will do, as a bearer or in `x-api-key`, except `bad`.
                   "connections": accepted, "open_connections": now}; needs no key
     GET  /calls   {"made": count, "calls": [{"model", "asked": the last message's beginning, "began", "ended", "ending",
                   "tokens": sent}]}, the last 50,000 in order; needs no key
-    POST /reset   forgets the counts and the calls, flaky's too, and the answers in the background
+    POST /reset   forgets the counts and the calls, flaky's too, and answers in the background
 """
 
 from runstream.providers.simulated.server import Simulator, serve
