@@ -266,6 +266,12 @@ async def test_a_provider_that_stays_away_is_given_up_after_five_times(
                 await taking
 
 
+async def test_an_answer_is_taken_up_though_the_provider_is_away_for_a_moment() -> None:
+    away = refusal(503, {"error": {"message": "away"}})
+    async with raw_server(away, away, answer(PLAIN)) as raw, keeping(raw.url) as provider:
+        assert await generate(provider, replace(CALL, resume="resp_1")) == ("Hello", FINISHED)
+
+
 async def test_an_answer_that_the_provider_has_forgotten_is_lost(simulator: Simulator) -> None:
     async with keeping(simulator.url) as provider:
         for unknown in ("resp_unknown", "../models", ""):

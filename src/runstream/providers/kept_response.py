@@ -156,10 +156,18 @@ class KeptResponse:
         return response
 
     async def _resume(self) -> httpx.Response:
-        """As `_go_on`, with each key: who had asked for it may have had another."""
         if not can_be_asked_for(self._call.resume or ""):
             self._lost = True
             raise ProviderAnswerLost
+        for pause in _PAUSES:
+            try:
+                return await self._found()
+            except (ProviderUnavailable, ProviderRateLimited):
+                await asyncio.sleep(pause)
+        return await self._found()
+
+    async def _found(self) -> httpx.Response:
+        """As `_go_on`, with each key: who had asked for it may have had another."""
         keys = [self._key, *(key for key in self._account.keys if key != self._key)]
         for self._key in keys[:-1]:
             try:
@@ -210,7 +218,7 @@ class KeptResponse:
             return False
         url = place.copy_with(path=place.path + "/cancel")
         for pause in (*_PAUSES, 0):
-            with suppress(ProviderUnavailable, ProviderTimeout):
+            with suppress(ProviderError):
                 response = await self._account.ask(url, {}, self._timeouts.connect, self._key)
                 await error_body(response)
                 if response.is_success or not isinstance(self._account.refusal(response, "", None), _MAY_PASS):
