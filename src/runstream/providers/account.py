@@ -6,19 +6,20 @@ events), `failures` (refusals to errors). A protocol's own file says what it ask
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from itertools import cycle
-from typing import Protocol, cast
+from typing import cast
 from urllib.parse import urlsplit
 
 import httpx
 import orjson
 
 from runstream.domain.errors import ConfigurationError, ProviderError, ProviderProtocolError, ProviderTimeout
-from runstream.providers.base import Call, Finished, Opened, Piece, ProviderConfig, Timeouts
+from runstream.providers.base import Call, Opened, Piece, ProviderConfig, Timeouts
 from runstream.providers.failures import Scrubber, failure_in_stream, failure_of_status, message_of, retry_after
+from runstream.providers.gathering import Gathering
 from runstream.providers.patience import Patience
 from runstream.providers.sse import EventReader
 from runstream.providers.text import clean
@@ -39,39 +40,6 @@ _HEADERS = {
     "Content-Type": "application/json",
     "User-Agent": "runstream",
 }
-
-
-class Gathering(Protocol):
-    """What the events of one answer add up to, in one protocol.
-
-    What failed is kept for the caller to raise once the pieces before it have been given out.
-    """
-
-    started: bool
-    """A model has begun to answer: some text, reasoning or tool call has come."""
-    done: bool
-    """The end mark has come: nothing follows."""
-    reason: str | None
-    """Why the answer ended, in the words of chat completions, once that has come."""
-    error: object
-    """The error object that the provider sent."""
-    failure: ProviderError | None
-
-    def feed(self, events: Iterable[bytes]) -> list[Piece]:
-        """The pieces in these events' data. Stops at the end mark and at the first failure."""
-        ...
-
-    def feed_whole(self, body: bytes) -> list[Piece]:
-        """The pieces of an answer that was not streamed."""
-        ...
-
-    def close(self) -> list[Piece]:
-        """What had waited for its other half."""
-        ...
-
-    def finished(self) -> Finished:
-        """Raises `ProviderProtocolError` when the stream ended without saying that the answer did."""
-        ...
 
 
 class Account:

@@ -6,11 +6,11 @@ from typing import Any
 
 import orjson
 
-from runstream.domain.errors import ProviderError, ProviderProtocolError
+from runstream.domain.errors import ProviderProtocolError
 from runstream.domain.usage import Usage
 from runstream.providers.base import Finished, Piece
 from runstream.providers.fields import count_of, name_of, object_of
-from runstream.providers.pieces import Pieces
+from runstream.providers.gathering import Gathering
 
 _MAX_REASON = 64
 _REASONS = {
@@ -34,24 +34,19 @@ class _Block:
     filled: bool = False
 
 
-class MessagesAnswer:
-    """Gathers an answer from the data of its events; see `Gathering`.
+class MessagesAnswer(Gathering):
+    """Gathers an answer from the data of its events.
 
     Events and blocks of kinds that are not known are passed over, as the protocol's versioning asks of clients: what a
     server's own tools do, signatures, thoughts that are redacted. A delta belongs to a block that has begun.
     """
 
     def __init__(self) -> None:
-        self.started = False
-        self.done = False
-        self.reason: str | None = None
-        self.error: object = None
-        self.failure: ProviderError | None = None
+        super().__init__()
         self._model: str | None = None
         self._counts: dict[str, int] = {}
         self._blocks: dict[int, _Block] = {}
         self._calls = 0
-        self._pieces = Pieces()
 
     def feed(self, events: Iterable[bytes]) -> list[Piece]:
         return self._hear_all(events, self._hear)
@@ -61,9 +56,6 @@ class MessagesAnswer:
         pieces = self._hear_all([body], self._hear_whole)
         self.done = True
         return pieces
-
-    def close(self) -> list[Piece]:
-        return self._pieces.close()
 
     def finished(self) -> Finished:
         if self.reason is None:

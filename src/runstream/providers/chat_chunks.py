@@ -5,32 +5,27 @@ from typing import Any
 
 import orjson
 
-from runstream.domain.errors import ProviderError, ProviderProtocolError
+from runstream.domain.errors import ProviderProtocolError
 from runstream.domain.usage import Usage
 from runstream.providers.base import Finished, Piece
 from runstream.providers.fields import count_of, name_of, object_of, text_of
-from runstream.providers.pieces import Pieces
+from runstream.providers.gathering import Gathering
 from runstream.providers.text import clean
 
 _MAX_REASON = 64
 
 
-class ChatAnswer:
-    """Gathers an answer from the data of its events; see `Gathering`.
+class ChatAnswer(Gathering):
+    """Gathers an answer from the data of its events.
 
     Chunks may lack nearly everything: a first one with a role only or with no choices, one with `content: null`, a
     last one with usage only.
     """
 
     def __init__(self) -> None:
-        self.started = False
-        self.done = False
-        self.reason: str | None = None
-        self.error: object = None
-        self.failure: ProviderError | None = None
+        super().__init__()
         self._model: str | None = None
         self._usage: object = None
-        self._pieces = Pieces()
 
     def feed(self, events: Iterable[bytes], parse: Callable[[bytes], dict[str, Any]] | None = None) -> list[Piece]:
         parse = parse or object_of
@@ -52,9 +47,6 @@ class ChatAnswer:
         """One JSON object with a message in place of deltas."""
         self.done = True
         return self.feed([body], _whole_as_chunk)
-
-    def close(self) -> list[Piece]:
-        return self._pieces.close()
 
     def finished(self) -> Finished:
         if self.reason is None:

@@ -8,7 +8,7 @@ from runstream.domain.errors import ProviderAnswerLost, ProviderError, ProviderP
 from runstream.domain.usage import Usage
 from runstream.providers.base import Finished, Piece, Resumable
 from runstream.providers.fields import count_of, name_of, object_of
-from runstream.providers.pieces import Pieces
+from runstream.providers.gathering import Gathering
 from runstream.providers.text import clean
 
 _MAX_REASON = 64
@@ -27,8 +27,8 @@ _GOING_ON = frozenset({"queued", "in_progress"})
 _REASONS = {"max_output_tokens": "length", "content_filter": "content_filter"}
 
 
-class ResponseAnswer:
-    """Gathers an answer from the data of its events; see `Gathering`.
+class ResponseAnswer(Gathering):
+    """Gathers an answer from the data of its events.
 
     What a server did not stream it may still say in an item that is done, or in the response at the end: that is
     taken where nothing of it came before. Events of other kinds (searches, files, whatever is added to the protocol)
@@ -39,11 +39,7 @@ class ResponseAnswer:
     """
 
     def __init__(self, *, in_background: bool = False) -> None:
-        self.started = False
-        self.done = False
-        self.reason: str | None = None
-        self.error: object = None
-        self.failure: ProviderError | None = None
+        super().__init__()
         self.id: str | None = None
         """What the provider calls the answer, once that is known and can be asked for."""
         self.sequence: int | None = None
@@ -54,7 +50,6 @@ class ResponseAnswer:
         self._model: str | None = None
         self._usage: object = None
         self._opening: list[Piece] = []
-        self._pieces = Pieces()
         self._said: dict[tuple[str, int, int], int] = {}
 
     @property
@@ -86,9 +81,6 @@ class ResponseAnswer:
         except (AttributeError, LookupError, TypeError):
             self.failure = ProviderProtocolError("The provider's answer is not a response.")
         return self._take()
-
-    def close(self) -> list[Piece]:
-        return self._pieces.close()
 
     def finished(self) -> Finished:
         if self.reason is None:
