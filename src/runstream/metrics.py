@@ -40,4 +40,12 @@ SWEEPS_FOUND = Counter("runstream_sweeps_found_total", "Sweeps that mended somet
 ENDS_HELD = Counter("runstream_ends_held_total", "Ends that were held because Postgres did not take them at once.")
 NOT_ENQUEUED = Counter("runstream_jobs_not_enqueued_total", "Jobs that Redis did not take: the sweep enqueues them.")
 TRIED_AGAIN = Counter("runstream_runs_tried_again_total", "Ended runs that were queued again as somebody asked.")
+CIRCUITS_OPEN = Gauge(
+    "runstream_circuit_open", "Targets that calls go past, as they have been failing.", ["provider", "model"]
+)
+KEYS_RESTED = Counter(
+    "runstream_provider_keys_rested_total",
+    "Times that a key was refused, or limited, and rested.",
+    ["provider", "as"],
+)
 RETRIED = Counter("runstream_attempts_retried_total", "Attempts given up for another one.", ["reason"])

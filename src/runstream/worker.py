@@ -17,6 +17,7 @@ from runstream.domain.errors import Unavailable
 from runstream.domain.ids import new_id
 from runstream.features.registry import FEATURES
 from runstream.garbage import look_seldom
+from runstream.gateway.circuits import Circuits
 from runstream.gateway.generate import Gateway
 from runstream.gateway.pricing import Prices, Rates
 from runstream.gateway.routes import Routes
@@ -69,7 +70,7 @@ class _Process:
         )
         self._write_loop = WriteLoop(self._token_log, self._lease.holds)
         routes = Routes(settings.models, settings.providers)
-        gateway = Gateway(routes, self._providers, timeouts(settings), _prices(settings))
+        gateway = Gateway(routes, self._providers, timeouts(settings), _prices(settings), Circuits())
         self._execute = Execute(
             worker=self._id,
             store=store,

@@ -1,19 +1,28 @@
 """Make a model call at the first target that answers."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 import structlog
 
-from runstream.domain.errors import InvalidField, ProviderError
+from runstream.domain.errors import (
+    InvalidField,
+    ProviderError,
+    ProviderProtocolError,
+    ProviderTimeout,
+    ProviderUnavailable,
+)
 from runstream.domain.prompt import Prompt
 from runstream.domain.usage import ProviderCall, Usage
+from runstream.gateway.circuits import Circuits
 from runstream.gateway.pricing import Prices
 from runstream.gateway.routes import Routes, Target
 from runstream.providers.base import Call, Piece, Provider, ReasoningDelta, TextDelta, Timeouts, ToolCallDelta
 
 _SAID = (TextDelta, ReasoningDelta, ToolCallDelta)
+_FAILURES = (ProviderUnavailable, ProviderTimeout, ProviderProtocolError)
+"""What says of a target that it may fail the next call as well; a refusal, or a limit, says nothing of the target."""
 
 log = structlog.get_logger(__name__)
 
@@ -35,11 +44,19 @@ class Answer(NamedTuple):
 
 
 class Gateway:
-    def __init__(self, routes: Routes, providers: Mapping[str, Provider], timeouts: Timeouts, prices: Prices) -> None:
+    def __init__(
+        self,
+        routes: Routes,
+        providers: Mapping[str, Provider],
+        timeouts: Timeouts,
+        prices: Prices,
+        circuits: Circuits,
+    ) -> None:
         self._routes = routes
         self._providers = providers
         self._timeouts = timeouts
         self._prices = prices
+        self._circuits = circuits
 
     def calls(self, tried: Sequence[Target], usage: Usage | None) -> list[ProviderCall]:
         """What the ledger keeps of the targets that were tried in turn, the last of which made this use."""
@@ -59,10 +76,13 @@ class Gateway:
     async def generate(self, model: str, prompt: Prompt, trying: Callable[[Target], None]) -> AsyncIterator[Answer]:
         """Yield the answer of the first target that begins to give one; `trying` is told of each before it is called.
 
-        Raises the last target's ProviderError; leaving the context closes the call.
+        Targets that have been failing, and those whose keys all rest, are passed over; where that leaves none, all of
+        them are tried. Raises the last one's ProviderError; leaving the context closes the call.
         """
-        targets = self._routes.targets(model)
-        for target in targets:
+        refused: ProviderError | None = None
+        for target in self._candidates(self._routes.targets(model)):
+            if refused is not None:
+                log.warning("fallback", provider=target.provider, model=target.model, code=refused.code)
             trying(target)
             answered = False
             call = Call(target.model, prompt)
@@ -70,13 +90,30 @@ class Gateway:
                 async with self._providers[target.provider].stream(call, self._timeouts) as pieces:
                     head = await _head(pieces)
                     answered = True
+                    self._circuits.answered(target)
                     yield Answer(head, pieces)
             except ProviderError as error:
-                if answered or target is targets[-1]:
+                if isinstance(error, _FAILURES):
+                    self._circuits.failed(target)
+                if answered:
                     raise
-                log.warning("fallback", provider=target.provider, model=target.model, code=error.code)
+                refused = error
             else:
                 return
+            finally:
+                self._circuits.left(target)
+        if refused is not None:
+            raise refused
+
+    def _candidates(self, targets: Sequence[Target]) -> Iterator[Target]:
+        """Asks about each target when its turn comes: who is let through to a failing one is on trial there."""
+        none = True
+        for target in targets:
+            if not self._providers[target.provider].rests() and self._circuits.admits(target):
+                none = False
+                yield target
+        if none:
+            yield from targets
 
 
 async def _head(pieces: AsyncIterator[Piece]) -> Sequence[Piece]:

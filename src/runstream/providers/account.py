@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
-from itertools import cycle
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -20,6 +19,7 @@ from runstream.domain.errors import ConfigurationError, ProviderError, ProviderP
 from runstream.providers.base import Call, Opened, Piece, ProviderConfig, Timeouts
 from runstream.providers.failures import Scrubber, failure_in_stream, failure_of_status, message_of, retry_after
 from runstream.providers.gathering import Gathering
+from runstream.providers.keys import REFUSED, KeyRing
 from runstream.providers.patience import Patience
 from runstream.providers.sse import EventReader
 from runstream.providers.text import clean
@@ -61,8 +61,7 @@ class Account:
         self.base_url = _base_url(config, example)
         self._authorized = authorized
         self._upstream = Upstream(self.base_url)
-        self.keys = config.api_keys or ("",)
-        self._keys = cycle(self.keys)
+        self.keys = KeyRing(config.name, config.api_keys)
         self._scrub = Scrubber(config.api_keys)
         self._now = now
         self._max_event_bytes = max_event_bytes
@@ -70,26 +69,24 @@ class Account:
     def url(self, path: str) -> httpx.URL:
         return self.base_url.copy_with(path=self.base_url.path + path)
 
-    def key(self) -> str:
-        """The key whose turn it is: for calls that belong together, as what one key made another may not see."""
-        return next(self._keys)
-
     async def ask(
         self, url: httpx.URL, body: Mapping[str, object], connect: float, key: str | None = None
     ) -> httpx.Response:
-        """The answer's head, accepted or not. `connect` is in seconds. Raises a `ProviderError`."""
-        return await self._request("POST", url, connect, orjson.dumps(body), key)
+        """The answer's head, accepted or not. `connect` is in seconds. Raises a `ProviderError`.
+
+        Without a `key`, those that do not rest are tried in turn until one is neither refused nor limited.
+        """
+        content = orjson.dumps(body)
+        for _ in self.keys.all[1:]:
+            response = await self._request("POST", url, connect, content, key)
+            if key is not None or response.status_code not in REFUSED or self.keys.rests():
+                return response
+            await response.aclose()
+        return await self._request("POST", url, connect, content, key)
 
     async def get(self, url: httpx.URL, connect: float, key: str | None = None) -> httpx.Response:
         """As `ask`."""
         return await self._request("GET", url, connect, None, key)
-
-    async def accepted(self, url: httpx.URL, body: Mapping[str, object], call: Call, connect: float) -> httpx.Response:
-        """The head of an accepted answer. Raises a `ProviderError`."""
-        response = await self.ask(url, body, connect)
-        if not response.is_success:
-            raise self.refusal(response, await error_body(response), call)
-        return response
 
     def refusal(self, response: httpx.Response, body: object, call: Call | None) -> ProviderError:
         wait = retry_after(response.headers, self._now())
@@ -201,8 +198,12 @@ class Account:
     async def _request(
         self, method: str, url: httpx.URL, connect: float, content: bytes | None, key: str | None
     ) -> httpx.Response:
-        headers = {**_HEADERS, **self._authorized(self.key() if key is None else key)}
-        return await self._upstream.send(method, url, headers, content, connect)
+        used = self.keys.next() if key is None else key
+        headers = {**_HEADERS, **self._authorized(used)}
+        response = await self._upstream.send(method, url, headers, content, connect)
+        wait = retry_after(response.headers, self._now())
+        self.keys.heard(used, response.status_code, response.headers, wait)
+        return response
 
     def _message(self, body: object, call: Call | None) -> str:
         return self._scrub(message_of(body), _prompts(call) if call else ())

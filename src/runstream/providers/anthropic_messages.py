@@ -72,6 +72,9 @@ class AnthropicMessages:
             lambda: self._dialects.open(call, timeouts.connect), MessagesAnswer(), call, timeouts
         )
 
+    def rests(self) -> bool:
+        return self._account.keys.rests()
+
     async def models(self) -> list[str]:
         return await self._account.models(_LISTED)
 

@@ -102,6 +102,10 @@ class Provider(Protocol):
         """
         ...
 
+    def rests(self) -> bool:
+        """Whether all keys were refused or limited just now, and rest: a call is better made elsewhere."""
+        ...
+
     async def models(self) -> list[str]:
         """The model names that the provider lists: a call that costs nothing. Raises a `ProviderError`."""
         ...

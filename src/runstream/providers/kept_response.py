@@ -53,7 +53,7 @@ class KeptResponse:
         self._ask = ask
         self._answer = ResponseAnswer(in_background=True)
         self._patience = Patience(timeouts)
-        self._key = account.key()
+        self._key = account.keys.next()
         self._id = call.resume
         self._asking: asyncio.Task[httpx.Response] | None = None
         self._streamed = True
@@ -168,7 +168,7 @@ class KeptResponse:
 
     async def _found(self) -> httpx.Response:
         """As `_go_on`, with each key: who had asked for it may have had another."""
-        keys = [self._key, *(key for key in self._account.keys if key != self._key)]
+        keys = [self._key, *(key for key in self._account.keys.all if key != self._key)]
         for self._key in keys[:-1]:
             try:
                 return await self._go_on()

@@ -51,6 +51,9 @@ class OpenAIChat:
     def stream(self, call: Call, timeouts: Timeouts) -> AbstractAsyncContextManager[AsyncIterator[Piece]]:
         return self._account.answer(lambda: self._dialects.open(call, timeouts.connect), ChatAnswer(), call, timeouts)
 
+    def rests(self) -> bool:
+        return self._account.keys.rests()
+
     async def models(self) -> list[str]:
         return await self._account.models()
 

@@ -73,6 +73,9 @@ class OpenAIResponses:
             lambda: self._dialects.open(call, timeouts.connect), ResponseAnswer(), call, timeouts
         )
 
+    def rests(self) -> bool:
+        return self._account.keys.rests()
+
     async def models(self) -> list[str]:
         return await self._account.models()
 
