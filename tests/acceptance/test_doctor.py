@@ -140,7 +140,7 @@ def test_a_role_that_may_not_write_the_tables_is_a_problem(examine: Examine, dat
         report = examine(database_url=reader.geturl())
     finally:
         execute(database_url, "DROP OWNED BY reader; DROP ROLE reader")
-    assert "may not write api_keys, attempts, runs, tenants, workers" in report.lines("problem", "database")[0]
+    assert "may not write api_keys, attempts, ledger, runs, tenants, workers" in report.lines("problem", "database")[0]
 
 
 def test_a_redis_that_is_down_is_a_problem(examine: Examine) -> None:
@@ -216,7 +216,7 @@ def test_models_that_are_no_json_are_told_by_their_variable_and_the_rest_is_stil
     ("variable", "value", "told"),
     [
         ("providers", '{"local": {"kind": "openai"}}', "RUNSTREAM_PROVIDERS at local.base_url: Field required"),
-        ("providers", '{"local": {"kind": "smoke", "base_url": "http://x"}}', "'smoke': give one of openai"),
+        ("providers", '{"local": {"kind": "smoke", "base_url": "http://x"}}', "'smoke': give one of anthropic, openai, openai-responses"),
         ("models", '{"fast": ["nobody/x"]}', "'nobody/x' of 'fast' is not 'provider/model'"),
         ("models", None, "No model is configured"),
         ("default_model", "nothing", "RUNSTREAM_DEFAULT_MODEL: No model of this name is configured."),

@@ -248,8 +248,8 @@ async def test_a_worker_told_to_stop_hands_its_runs_to_another(make_stack: MakeS
         run_ids = await asyncio.gather(*(caller.create("unicode:300:25") for _ in range(10)))
         async with reading(stack, caller, run_ids[0]) as viewer:
             await viewer.until(lambda viewer: viewer.position > 100)
-            await asyncio.to_thread(stack.start_worker)
             assert await asyncio.to_thread(stack.stop, stack.workers[0]) == 0
+            await asyncio.to_thread(stack.start_worker)
         assert viewer.restarts == [{"attempt": 2, "reason": "worker_stopped"}]
         assert viewer.text == unicode_text(300)
         for run_id in run_ids:
