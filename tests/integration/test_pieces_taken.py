@@ -14,7 +14,9 @@ from runstream.domain.cursor import START
 from runstream.domain.ids import new_id
 from runstream.domain.run import Request
 from runstream.features.registry import FEATURES
+from runstream.gateway.circuits import Circuits
 from runstream.gateway.generate import Gateway
+from runstream.gateway.pricing import Prices
 from runstream.gateway.routes import Routes
 from runstream.providers.base import (
     Call,
@@ -55,6 +57,9 @@ class Scripted:
 
         yield given()
 
+    def rests(self) -> bool:
+        return False
+
     async def models(self) -> list[str]:
         return ["m"]
 
@@ -71,13 +76,14 @@ async def events_of(database_url: str, redis_url: str, *pieces: Piece) -> list[l
     async with Redis.from_url(redis_url) as redis:
         log = TokenLog(redis, timeout=DEADLINE, ttl=60, ended_ttl=60)
         loop = WriteLoop(log)
+        routes, prices = Routes({"m": ["p/m"]}, ["p"]), Prices({"p": "http://p"}, {})
         sending = asyncio.create_task(loop.run())
         execute = Execute(
             worker=WORKER,
             store=store,
             jobs=JobQueue(redis, timeout=DEADLINE),
             write_loop=loop,
-            gateway=Gateway(Routes({"m": ["p/m"]}, ["p"]), {"p": Scripted(pieces)}, Timeouts()),
+            gateway=Gateway(routes, {"p": Scripted(pieces)}, Timeouts(), prices, Circuits()),
             features=FEATURES,
             retry_delays=[1],
             max_output_chars=1000,
