@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from runstream.domain.errors import ConfigurationError, InvalidField
 from runstream.gateway.patterns import Patterns
 
+_MAX_MODEL = 256
+"""Characters that a row keeps of a target's model: an attempt of a longer one could not be ended."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -31,11 +34,14 @@ class Routes:
                     )
 
     def targets(self, model: str) -> list[Target]:
-        """In the order in which they are tried. Raises InvalidField where nothing fits."""
+        """In the order in which they are tried. Raises InvalidField where nothing fits, or a name gets too long."""
         targets = self._targets.find(model)
         if targets is None:
             raise InvalidField("No model of this name is configured.", param="model")
-        return [_target(target, model) for target in targets]
+        found = [_target(target, model) for target in targets]
+        if any(len(target.model) > _MAX_MODEL for target in found):
+            raise InvalidField(f"The model's own name is longer than {_MAX_MODEL} characters.", param="model")
+        return found
 
     def names(self) -> list[str]:
         """The names that can be asked for as they are."""
