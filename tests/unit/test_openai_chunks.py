@@ -204,6 +204,8 @@ def test_a_tool_call_without_a_name_is_a_protocol_error() -> None:
         ({"prompt_tokens": 9, "completion_tokens": 4}, Usage(9, 4)),
         ({"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 8}}, Usage(9, 4, 8)),
         ({"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": None}, Usage(9, 4)),
+        ({"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 10}}, Usage(9, 4, 9)),
+        ({"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": -1}}, Usage(9, 4)),
         ({"prompt_tokens": 9}, Usage(9, 0)),
         ({"prompt_tokens": "9"}, None),
         ({"prompt_tokens": -1}, None),

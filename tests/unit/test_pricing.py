@@ -50,6 +50,12 @@ def test_cached_tokens_cost_what_others_do_where_nothing_else_is_said() -> None:
     assert Rates(Decimal(2), Decimal(8)).cost(Usage(1000, 0, 600)) == Decimal("0.002")
 
 
+def test_counts_that_the_list_of_prices_takes_for_impossible_have_no_price() -> None:
+    """An attempt that could not be priced could not be ended."""
+    call = Prices(ADDRESSES, {}).called(Target("openai", "gpt-4o-mini"), Usage(1, 1, 2))
+    assert (call.usage, call.cost, call.price_version) == (Usage(1, 1, 2), None, None)
+
+
 def test_a_refused_call_costs_nothing_and_has_no_price() -> None:
     call = Prices(ADDRESSES, {"openai/*": Rates(Decimal(1), Decimal(1))}).called(Target("openai", "gpt-4o"), None)
     assert (call.usage, call.cost, call.price_version) == (None, None, None)

@@ -185,6 +185,7 @@ def test_the_end_has_its_reason_in_the_words_of_chat_completions(last: bytes, re
     [
         (USAGE, Usage(9, 4, 8)),
         ({"input_tokens": 9, "output_tokens": 4}, Usage(9, 4)),
+        (USAGE | {"input_tokens": 7}, Usage(7, 4, 7)),
         ({"input_tokens": 9, "input_tokens_details": None}, Usage(9, 0)),
         ({"input_tokens": "9"}, None),
         ({"input_tokens": -1}, None),

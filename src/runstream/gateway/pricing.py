@@ -84,7 +84,10 @@ class Prices:
         metered = Metered(
             input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, cache_read_tokens=usage.cached_tokens
         )
-        return model.get_prices(self._now()).calc_price(metered)["total_price"], self._listed
+        try:
+            return model.get_prices(self._now()).calc_price(metered)["total_price"], self._listed
+        except ValueError:  # it takes these counts for impossible
+            return None, None
 
 
 def _listed(address: str, model: str) -> ModelInfo | None:

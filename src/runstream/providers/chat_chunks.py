@@ -8,7 +8,7 @@ import orjson
 from runstream.domain.errors import ProviderProtocolError
 from runstream.domain.usage import Usage
 from runstream.providers.base import Finished, Piece
-from runstream.providers.fields import count_of, name_of, object_of, text_of
+from runstream.providers.fields import cached_of, count_of, name_of, object_of, text_of
 from runstream.providers.gathering import Gathering
 from runstream.providers.text import clean
 
@@ -128,9 +128,7 @@ def _whole_as_chunk(body: bytes) -> dict[str, Any]:
 def _usage(usage: object) -> Usage | None:
     if not isinstance(usage, Mapping):
         return None
-    details = usage.get("prompt_tokens_details")
     prompt, completion = count_of(usage.get("prompt_tokens")), count_of(usage.get("completion_tokens"))
     if prompt is None:
         return None
-    cached = count_of(details.get("cached_tokens")) if isinstance(details, Mapping) else None
-    return Usage(prompt, completion or 0, cached or 0)
+    return Usage(prompt, completion or 0, cached_of(usage.get("prompt_tokens_details"), prompt))

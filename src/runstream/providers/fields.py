@@ -1,6 +1,7 @@
 """What stands in a provider's JSON, read with distrust: each protocol takes what it needs from it this way."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -39,6 +40,12 @@ def name_of(value: object) -> str | None:
 
 def count_of(value: object) -> int | None:
     return value if isinstance(value, int) and 0 <= value <= _MAX_COUNT else None
+
+
+def cached_of(details: object, read: int) -> int:
+    """The cached ones among the `read` tokens: some servers count them apart, and then there may be more of them."""
+    cached = count_of(details.get("cached_tokens")) if isinstance(details, Mapping) else None
+    return min(cached or 0, read)
 
 
 def _in_bad_unicode(data: bytes) -> object:

@@ -7,7 +7,7 @@ from typing import Any
 from runstream.domain.errors import ProviderAnswerLost, ProviderError, ProviderProtocolError
 from runstream.domain.usage import Usage
 from runstream.providers.base import Finished, Piece, Resumable
-from runstream.providers.fields import count_of, name_of, object_of
+from runstream.providers.fields import cached_of, count_of, name_of, object_of
 from runstream.providers.gathering import Gathering
 from runstream.providers.text import clean
 
@@ -235,6 +235,4 @@ def _usage(usage: object) -> Usage | None:
     read, written = count_of(usage.get("input_tokens")), count_of(usage.get("output_tokens"))
     if read is None:
         return None
-    details = usage.get("input_tokens_details")
-    cached = count_of(details.get("cached_tokens")) if isinstance(details, Mapping) else None
-    return Usage(read, written or 0, cached or 0)
+    return Usage(read, written or 0, cached_of(usage.get("input_tokens_details"), read))
