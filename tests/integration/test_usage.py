@@ -176,6 +176,19 @@ async def test_every_way_to_group_spend_adds_up_to_the_ledger(priced, caller):
     assert [each["tenant"] for each in await usage(caller, group_by="tenant")] == [caller.tenant]
 
 
+async def test_calls_of_any_size_add_up_though_they_have_no_price(priced, caller):
+    most = 2**31 - 1
+    entry = (
+        "insert into ledger (run_id, attempt, call, tenant, user_id, feature, model, provider, provider_model,"
+        " input_tokens, output_tokens, cached_tokens, estimated)"
+        " select right($1, 32), 1, call, $1, 'ada', 'chat', 'm', 'local', 'm', $2, $2, 0, false"
+        " from generate_series(1, 3) call"
+    )
+    await rows(priced, entry, caller.tenant, most)
+    (whole,) = await usage(caller)
+    assert (whole["input_tokens"], whole["output_tokens"], whole["unpriced_calls"]) == (3 * most, 3 * most, 3)
+
+
 async def test_spend_is_told_of_the_time_asked_for_from_its_beginning_and_before_its_end(priced, caller):
     await caller.ended(await caller.create("sim:5"))
     ((made_at,),) = await rows(priced, "select made_at from ledger where tenant = $1", caller.tenant)

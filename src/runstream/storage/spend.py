@@ -8,7 +8,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Date, cast, func, select
+from sqlalchemy import ColumnElement, Date, cast, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runstream.storage.database import ask
@@ -50,7 +50,7 @@ _COLUMNS: Final[Mapping[Dimension, ColumnElement[Any]]] = {
     Dimension.PROVIDER_MODEL: ledger.c.provider_model,
     Dimension.DAY: cast(func.timezone("UTC", ledger.c.made_at), Date),
 }
-_MADE_A_COST = (ledger.c.input_tokens + ledger.c.output_tokens) > 0
+_MADE_A_COST = or_(ledger.c.input_tokens > 0, ledger.c.output_tokens > 0)
 _SUMS = (
     func.count(),
     func.count().filter(ledger.c.estimated),
