@@ -29,7 +29,7 @@ from runstream.providers.base import (
     ToolCallDelta,
 )
 from runstream.queue.enqueue import JobQueue
-from runstream.runs.execute import Execute
+from runstream.runs.execute import MOST_PARTS, Execute
 from runstream.storage.database import connect
 from runstream.storage.leases import LeaseStore
 from runstream.storage.runs import RunStore
@@ -66,8 +66,13 @@ class Scripted:
     async def aclose(self) -> None: ...
 
 
-async def events_of(database_url: str, redis_url: str, *pieces: Piece) -> list[list[Any]]:
-    """The events of a run whose provider gives out these pieces, between its beginning and its end."""
+async def events_of(
+    database_url: str, redis_url: str, *pieces: Piece, max_output_chars: int = 1000, ends: str = "stop"
+) -> list[list[Any]]:
+    """The events of a run whose provider gives out these pieces, between its beginning and its end.
+
+    `ends` is the reason for which it finishes.
+    """
     connection = await asyncpg.connect(database_url, timeout=DEADLINE)
     await connection.execute("insert into tenants (id) values ('acme') on conflict do nothing")
     await connection.close()
@@ -86,17 +91,18 @@ async def events_of(database_url: str, redis_url: str, *pieces: Piece) -> list[l
             gateway=Gateway(routes, {"p": Scripted(pieces)}, Timeouts(), prices, Circuits()),
             features=FEATURES,
             retry_delays=[1],
-            max_output_chars=1000,
+            max_output_chars=max_output_chars,
         )
         try:
             await LeaseStore(engine).renew(WORKER, "host", 60)
             run_id = new_id("run")
             await store.insert(run_id, tenant="acme", user="ada", request=REQUEST, queue="q", max_attempts=1)
             await execute(run_id)
-            entries, _ = await log.read(run_id, START)
+            entries, _ = await log.read(run_id, START, most=2 * MOST_PARTS)
             run = await store.get("acme", run_id)
             assert run is not None
             assert run.status == "completed", run.error
+            assert run.finish_reason == ends
             events = [entry.event() for entry in entries]
             assert [event.start for event in events[1:]] == [event.end for event in events[:-1]]
             return [[event.type, event.data] for event in events[1:-1]]
@@ -157,3 +163,14 @@ async def test_kinds_come_in_the_order_in_which_they_were_said(database_url: str
         opened(0, "f"),
         ["run.delta", {"text": "well"}],
     ]
+
+
+async def test_an_output_of_endless_short_parts_is_cut_long_before_its_characters_are(
+    database_url: str, redis_url: str
+) -> None:
+    endless = [ReasoningDelta("a"), TextDelta("b")] * MOST_PARTS
+    cut = {"max_output_chars": 10 * MOST_PARTS, "ends": "max_output_chars"}
+    events = await events_of(database_url, redis_url, *endless, **cut)
+    assert len(events) == MOST_PARTS - 1  # after the one that says that the run has started
+    calls = [ToolCallDelta(index, "c", "f", "") for index in range(2 * MOST_PARTS)]
+    assert len(await events_of(database_url, redis_url, *calls, **cut)) == MOST_PARTS - 1

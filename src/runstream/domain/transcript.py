@@ -61,6 +61,11 @@ class Transcript:
         """How much the model has said, of all kinds."""
         return sum(segment.end - segment.start for segment in self._segments if segment.type in COUNTED)
 
+    @property
+    def parts(self) -> int:
+        """How many events it is, at the least."""
+        return len(self._segments)
+
     def text(self) -> str:
         """The model's text, without anything else."""
         return "".join(segment.text() for segment in self._segments if segment.type == DELTA)

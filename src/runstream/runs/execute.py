@@ -37,6 +37,9 @@ _ANNOUNCE = 5.0
 _LONGEST_ASKED = 300.0
 """Seconds that a provider's Retry-After is heeded for: what it says may be days, or no number of ours."""
 
+MOST_PARTS = 10_000
+"""Events of an attempt: each tool call is one, and each change of kind, and a short one takes as much as a long one."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -185,6 +188,8 @@ class Execute:
 
     def _room(self, attempt: Attempt) -> int:
         """How many characters the model may still say, of all kinds: one event came before them."""
+        if attempt.writer.transcript.parts >= MOST_PARTS:
+            return 0
         return self._max_output_chars + 1 - attempt.writer.transcript.end - attempt.names
 
     async def _settle(self, attempt: Attempt, raised: BaseException | None) -> None:
