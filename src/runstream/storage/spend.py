@@ -1,18 +1,24 @@
 """What was spent: the ledger, added up."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from functools import partial
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from sqlalchemy import ColumnElement, Date, cast, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from runstream.storage.database import ask
+from runstream.storage.database import answering, ask
 from runstream.storage.tables import ledger
+
+_TURN = 10.0
+"""Seconds that a sum waits for the tenant's others."""
 
 
 class Dimension(StrEnum):
@@ -61,13 +67,19 @@ _SUMS = (
 
 
 class SpendStore:
+    """Adds up for one request of a tenant at a time: a sum may take seconds, and runs need the connections as well."""
+
     def __init__(self, engine: AsyncEngine) -> None:
         self._ask = partial(ask, engine)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def spend(
         self, tenant: str, by: Sequence[Dimension], *, since: datetime, until: datetime, limit: int
     ) -> list[Spend]:
-        """What the tenant spent from `since` on and before `until`, by the groups asked for and in their order."""
+        """What the tenant spent from `since` on and before `until`, by the groups asked for and in their order.
+
+        Raises Unavailable.
+        """
         groups = [_COLUMNS[dimension] for dimension in by]
         query = (
             select(*groups, *_SUMS)
@@ -76,7 +88,19 @@ class SpendStore:
             .order_by(*groups)
             .limit(limit)
         )
-        return [_spend(by, row) for row in await self._ask(query)]
+        async with self._turn(tenant):
+            return [_spend(by, row) for row in await self._ask(query)]
+
+    @asynccontextmanager
+    async def _turn(self, tenant: str) -> AsyncIterator[None]:
+        turn = self._turns.setdefault(tenant, asyncio.Lock())
+        with answering():
+            async with asyncio.timeout(_TURN):
+                await turn.acquire()
+        try:
+            yield
+        finally:
+            turn.release()
 
 
 def _spend(by: Sequence[Dimension], row: Sequence[Any]) -> Spend:
