@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from raw_server import CALL, PATIENT, RawServer, answer, events, raw_server, refusal
+from raw_server import CALL, PATIENT, Answer, RawServer, answer, events, raw_server, refusal
 from runstream.domain.errors import ProviderError, ProviderRateLimited, ProviderRefused, ProviderUnavailable
 from runstream.gateway.circuits import Circuits
 from runstream.gateway.generate import Gateway
@@ -66,7 +67,7 @@ class Case:
 
 
 @asynccontextmanager
-async def case(*answers: list[bytes], keys: tuple[str, ...] = ("k",)) -> AsyncIterator[Case]:
+async def case(*answers: Sequence[Answer], keys: tuple[str, ...] = ("k",)) -> AsyncIterator[Case]:
     """`answers`: of each server its answers in turn, the last one again and again."""
     async with AsyncExitStack() as stack:
         servers = [await stack.enter_async_context(raw_server(*each)) for each in answers]
@@ -114,6 +115,28 @@ async def test_a_target_that_keeps_failing_is_passed_over_until_a_trial_finds_it
         assert asked.tried == ["a"]
         assert await asked.text() == "Hello"
         assert asked.tried == ["a"]
+
+
+async def test_a_call_that_answered_before_a_target_failed_makes_no_second_trial_when_it_ends() -> None:
+    tried: list[str] = []
+
+    async def never(_: asyncio.StreamWriter) -> None:
+        trying.set()
+        await asyncio.Event().wait()
+
+    trying = asyncio.Event()
+    async with case([WELL] + [AWAY] * 5 + [never], [WELL]) as asked:
+        async with asked.gateway.generate("m", CALL.prompt, lambda target: tried.append(target.provider)):
+            assert await asked.texts(5) == ["Hello"] * 5
+            asked.clock.now += 10
+            trial = asyncio.create_task(asked.text())
+            await asyncio.wait_for(trying.wait(), 20)
+        assert tried == ["a"]
+        async with asked.gateway.generate("m", CALL.prompt, lambda target: tried.append(target.provider)):
+            pass
+        assert tried == ["a", "b"]
+        trial.cancel()
+        await asyncio.wait([trial])
 
 
 async def test_a_target_that_keeps_failing_is_called_all_the_same_where_there_is_no_other() -> None:

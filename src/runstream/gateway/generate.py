@@ -101,7 +101,8 @@ class Gateway:
             else:
                 return
             finally:
-                self._circuits.left(target)
+                if not answered:
+                    self._circuits.left(target)
         if refused is not None:
             raise refused
 
