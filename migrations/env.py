@@ -19,6 +19,8 @@ def migrate(connection: Connection) -> None:
     context.configure(connection=connection, target_metadata=metadata, compare_server_default=True)
     with context.begin_transaction():
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+        if patience := context.config.attributes.get("patience"):
+            connection.execute(text("SELECT set_config('lock_timeout', :ms, true)"), {"ms": str(int(patience * 1000))})
         context.run_migrations()
 
 

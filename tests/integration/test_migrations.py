@@ -10,7 +10,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import asyncpg
+import pytest
 
+from runstream.domain.errors import Unavailable
+from runstream.storage.command import explained
 from runstream.storage.database import connect
 from runstream.storage.migrate import check, downgrade, pending, upgrade
 
@@ -43,6 +46,22 @@ async def test_processes_that_migrate_at_once_wait_for_each_other(empty_database
     async with asyncio.timeout(DEADLINE):
         printed = [(await process.communicate())[0].decode() for process in migrating]
     assert [process.returncode for process in migrating] == [0, 0], printed
+    await asyncio.to_thread(check, empty_database_url)
+
+
+async def test_a_migration_that_has_to_wait_for_a_table_gives_up_before_all_wait_behind_it(
+    empty_database_url: str,
+) -> None:
+    await asyncio.to_thread(upgrade, empty_database_url, "0002")
+    reader = await asyncpg.connect(empty_database_url, timeout=DEADLINE)
+    try:
+        async with asyncio.timeout(DEADLINE), reader.transaction():
+            await reader.fetch("SELECT id FROM runs")
+            with pytest.raises(Unavailable, match="in use"), explained():
+                await asyncio.to_thread(upgrade, empty_database_url, patience=0.1)
+    finally:
+        await reader.close()
+    await asyncio.to_thread(upgrade, empty_database_url)
     await asyncio.to_thread(check, empty_database_url)
 
 

@@ -40,7 +40,7 @@ def _reason(error: BaseException) -> str | None:
     """What the server or the system said; never a password. None where the error itself says all."""
     while error.__cause__ is not None:
         error = error.__cause__
-    if isinstance(error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError):
+    if isinstance(error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError | asyncpg.LockNotAvailableError):
         return None
     if isinstance(error, TimeoutError):
         return "it took too long"

@@ -3,23 +3,37 @@
 from importlib.resources import files
 from pathlib import Path
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from runstream.domain.errors import Unavailable
 from runstream.storage.database import answering, asyncpg_url
 
+_PATIENCE = 10.0
+"""As long as requests wait for Postgres by default."""
 
-def upgrade(url: str, revision: str = "head") -> None:
+
+def upgrade(url: str, revision: str = "head", *, patience: float = _PATIENCE) -> None:
     """Run the missing migrations. Safe to call from several processes at once. Must not be called in a running loop.
 
-    Raises ConfigurationError, Unavailable.
+    `patience`, in seconds, is how long one waits for a table that is in use, as by a backup: all that is asked of the
+    table meanwhile waits behind it. Raises ConfigurationError, Unavailable; then nothing has changed.
     """
-    with answering():
-        command.upgrade(_config(url), revision)
+    config = _config(url)
+    config.attributes["patience"] = patience
+    try:
+        with answering():
+            command.upgrade(config, revision)
+    except DBAPIError as error:
+        if error.orig is None or not isinstance(error.orig.__cause__, asyncpg.LockNotAvailableError):
+            raise
+        raise Unavailable("A table is in use, as by a backup: run 'runstream migrate' again once it is not.") from error
 
 
 def downgrade(url: str, revision: str) -> None:
