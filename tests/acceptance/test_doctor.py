@@ -216,7 +216,11 @@ def test_models_that_are_no_json_are_told_by_their_variable_and_the_rest_is_stil
     ("variable", "value", "told"),
     [
         ("providers", '{"local": {"kind": "openai"}}', "RUNSTREAM_PROVIDERS at local.base_url: Field required"),
-        ("providers", '{"local": {"kind": "smoke", "base_url": "http://x"}}', "'smoke': give one of anthropic, openai, openai-responses"),
+        (
+            "providers",
+            '{"local": {"kind": "smoke", "base_url": "http://x"}}',
+            "'smoke': give one of anthropic, openai, openai-responses",
+        ),
         ("models", '{"fast": ["nobody/x"]}', "'nobody/x' of 'fast' is not 'provider/model'"),
         ("models", None, "No model is configured"),
         ("default_model", "nothing", "RUNSTREAM_DEFAULT_MODEL: No model of this name is configured."),
