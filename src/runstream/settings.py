@@ -9,6 +9,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from runstream.domain.errors import ConfigurationError
+from runstream.domain.limits import Scope
 
 
 def _from_json(value: Any) -> Any:
@@ -40,6 +41,42 @@ class PriceSettings(NamedTuple):
     cached: Annotated[Decimal, Field(ge=0)] | None = None
 
 
+Dollars = Annotated[Decimal, Field(ge=0, max_digits=18, decimal_places=10)]
+
+
+class LimitSettings(BaseModel):
+    """What is null, or not there, is not limited; cost is in US dollars."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    requests_per_minute: Annotated[int, Field(ge=0)] | None = None
+    concurrent_runs: Annotated[int, Field(ge=0)] | None = None
+    tokens_per_minute: Annotated[int, Field(ge=0)] | None = None
+    tokens_per_day: Annotated[int, Field(ge=0)] | None = None
+    tokens_per_month: Annotated[int, Field(ge=0)] | None = None
+    cost_per_minute: Dollars | None = None
+    cost_per_day: Dollars | None = None
+    cost_per_month: Dollars | None = None
+
+
+class ScopedLimitSettings(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    user: LimitSettings = LimitSettings()
+    tenant: LimitSettings = LimitSettings()
+    feature: LimitSettings = LimitSettings()
+
+    def bounds(self) -> dict[Scope, dict[str, int | Decimal | None]]:
+        """What was said of each scope, and nothing else."""
+        return {scope: getattr(self, scope).model_dump(exclude_unset=True) for scope in Scope}
+
+
+class AllLimitSettings(ScopedLimitSettings):
+    """For every tenant, but for what `tenants` say of some, setting by setting."""
+
+    tenants: dict[str, ScopedLimitSettings] = {}
+
+
 class Settings(BaseSettings):
     """Times are in seconds, sizes in bytes, unless the name says otherwise."""
 
@@ -57,6 +94,8 @@ class Settings(BaseSettings):
     prices: Annotated[dict[str, PriceSettings], FromJson] = {}
     models: Annotated[dict[str, list[str]], FromJson] = {}
     default_model: str | None = None
+    limits: Annotated[AllLimitSettings, FromJson] = AllLimitSettings(user=LimitSettings(requests_per_minute=20))
+    reserved_output_tokens: int = Field(1000, ge=0)
     connect_timeout: float = Field(10, gt=0)
     first_token_timeout: float = Field(60, gt=0)
     idle_timeout: float = Field(60, gt=0)

@@ -12,7 +12,10 @@
     ├── PayloadTooLarge           413
     ├── UnsupportedMediaType      415
     ├── TooManyRequests           429
-    │   └── TooManyQueued              the tenant's runs that wait are as many as may
+    │   ├── TooManyQueued              the tenant's runs that wait are as many as may
+    │   └── LimitReached               a limit has no room for it; `param` names the limit
+    │       ├── RateLimited                of what goes on at once, or within a minute
+    │       └── BudgetExceeded             of what a day or a month may take
     ├── Unavailable               503  a part we need does not answer now
     │   └── QueueFull                  the runs that wait are as many as may
     ├── ConfigurationError        500  told at start, never to a client
@@ -28,8 +31,11 @@ Each class carries its code (what a program compares), its HTTP status, and whet
 later. The docstring of a class is its message when none is given. Messages reach clients: no secret, no prompt.
 """
 
+from collections.abc import Sequence
 from traceback import format_tb
 from typing import ClassVar
+
+from runstream.domain.limits import Use
 
 
 def whereabouts(error: BaseException) -> dict[str, str]:
@@ -133,6 +139,27 @@ class TooManyQueued(TooManyRequests):
     """Too many of your runs wait to be taken up: try again shortly."""
 
     code = "too_many_queued"
+
+
+class LimitReached(TooManyRequests):
+    """A limit has no room for this."""
+
+    def __init__(self, message: str, *, param: str, retry_after: float, uses: Sequence[Use]) -> None:
+        """`uses` are those of all limits that hold for who asked."""
+        super().__init__(message, param=param, retry_after=retry_after)
+        self.uses = uses
+
+
+class RateLimited(LimitReached):
+    """This is too much at once: try again shortly."""
+
+    code = "rate_limited"
+
+
+class BudgetExceeded(LimitReached):
+    """What may be spent is spent: try again when the next day or month begins."""
+
+    code = "budget_exceeded"
 
 
 class Unavailable(RunstreamError):
