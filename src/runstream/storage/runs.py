@@ -9,9 +9,11 @@ from sqlalchemy import Executable, Row, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runstream.domain.errors import Unavailable
+from runstream.domain.limits import Hold, Settlement, in_parts
 from runstream.domain.run import UNKNOWN, AttemptRecord, Claim, Ending, Generation, Outcome, Request, Run, Status
 from runstream.domain.transcript import Transcript
 from runstream.storage import statements
+from runstream.storage.budgets import held_still
 from runstream.storage.database import ask, connection_lost
 from runstream.storage.rows import attempt_of, claim_of, generation_values, made_run, run_of
 from runstream.storage.tables import runs
@@ -51,8 +53,10 @@ class Queued(NamedTuple):
 
 class RunStore:
     def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
         self._ask = partial(ask, engine)
         self._inserts = Together(self._insert)
+        self._held_inserts = Together(self._insert_held)
         self._claims = Together(self._claim)
 
     async def insert(
@@ -66,10 +70,12 @@ class RunStore:
         max_attempts: int,
         idempotency_key: str | None = None,
         body_hash: bytes | None = None,
-    ) -> Inserted:
+        hold: Hold | None = None,
+    ) -> Inserted | None:
         """Make the run; or, where its user has used the idempotency key before, find the one made then.
 
         Where the connection breaks meanwhile it is asked again: if the first try was done, it is found by its id.
+        With a `hold` that is not good any more it answers None. Raises what the `check` of a hold raises.
         """
         given = {
             "id": run_id,
@@ -88,7 +94,13 @@ class RunStore:
             "idempotency_key": idempotency_key,
             "idempotency_hash": None if body_hash is None else f"\\x{body_hash.hex()}",
         }
-        if created_at := await self._inserts(given):
+        if hold is None:
+            created_at = await self._inserts(given)
+        else:
+            good, created_at = await self._insert_with(hold, given)
+            if not good:
+                return None
+        if created_at:
             return Inserted(made_run(given, created_at), None)
         if idempotency_key is None:
             return Inserted(run_of((await self._ask(statements.GET, tenant=tenant, run_id=run_id))[0]), None)
@@ -99,6 +111,22 @@ class RunStore:
         rows = await self._ask_though_lost(statements.INSERT, new_runs=given)
         new = {row.id: row.created_at for row in rows}
         return [new.get(run["id"]) for run in given]
+
+    async def _insert_with(self, hold: Hold, given: Mapping[str, Any]) -> tuple[bool, datetime | None]:
+        given = {**given, **hold.columns(), "budget_epoch": hold.epoch}
+        if hold.check is None:
+            return await self._held_inserts(given)
+        async with held_still(self._engine, given["tenant"], bounded=hold.take.tokens is not None) as still:
+            connection, epoch, account = still
+            hold.check(account)
+            new = {"new_runs": [{**given, "budget_epoch": epoch}]}
+            row = (await connection.execute(statements.INSERT_HELD, new)).one()
+        return row.held, row.created_at
+
+    async def _insert_held(self, given: Sequence[Mapping[str, Any]]) -> list[tuple[bool, datetime | None]]:
+        rows = await self._ask_though_lost(statements.INSERT_HELD, new_runs=given)
+        answers = {row.id: (row.held, row.created_at) for row in rows}
+        return [answers[run["id"]] for run in given]
 
     async def earlier(self, tenant: str, user: str, idempotency_key: str, body_hash: bytes | None) -> Inserted | None:
         """The run that the user made with this idempotency key."""
@@ -144,13 +172,15 @@ class RunStore:
         outcome: Outcome = Outcome.RETRIED,
         error: Mapping[str, Any] | None = None,
         generation: Generation = UNKNOWN,
-    ) -> bool:
-        """running -> queued, to be taken up again after `delay` seconds; not where its end was asked for.
+    ) -> Settlement | None:
+        """running -> queued, to be taken up again after `delay` seconds; None where its end was asked for.
 
-        `outcome`, `error` and `generation` are kept with the attempt.
+        `outcome`, `error` and `generation` are kept with the attempt. Answers what that came to.
         """
-        return await self._changed(
+        return await self._ending(
             statements.REQUEUE,
+            since=attempt - 1,
+            ended=False,
             changed_run=run_id,
             expected_attempt=attempt,
             reason=reason,
@@ -160,14 +190,16 @@ class RunStore:
             **generation_values(generation),
         )
 
-    async def end(self, run_id: str, ending: Ending, *, was: Status, attempt: int) -> bool:
-        """Write the end, if the run is still `was` at `attempt`. False means: somebody else changed it first.
+    async def end(self, run_id: str, ending: Ending, *, was: Status, attempt: int) -> Settlement | None:
+        """Write the end, if the run is still `was` at `attempt`. None means: somebody else changed it first.
 
-        The attempt ends as the run does, or as lapsed where the end is not its own.
+        The attempt ends as the run does, or as lapsed where the end is not its own. Answers what that came to.
         """
         own = ending.attempt == attempt
-        return await self._changed(
+        return await self._ending(
             statements.END,
+            since=attempt - 1 if was is Status.RUNNING else attempt,
+            ended=True,
             changed_run=run_id,
             was=was,
             expected_attempt=attempt,
@@ -184,13 +216,35 @@ class RunStore:
             **generation_values(ending.generation),
         )
 
-    async def retry(self, run_id: str, *, was: Status, attempt: int, reason: str) -> Run | None:
+    async def retry(
+        self, run_id: str, *, was: Status, attempt: int, reason: str, hold: Hold | None = None
+    ) -> Run | None:
         """failed | cancelled -> queued, to be taken up at once; None where it is not `was` at `attempt` any more.
 
         What it said and what it came to is gone from the run, but for what it cost; its attempts keep what they came
-        to.
+        to. With a `hold` that is not good any more it answers None. Raises what the `check` of a hold raises.
         """
-        rows = await self._ask(statements.RETRY, run_id=run_id, was=was, expected_attempt=attempt, reason=reason)
+        change = {"run_id": run_id, "was": was, "expected_attempt": attempt, "reason": reason}
+        if hold is None:
+            rows = await self._ask(statements.RETRY, **change)
+            return run_of(rows[0]) if rows else None
+        tenant = hold.take.party.tenant
+        reserved = {f"{name}_now": value for name, value in hold.columns().items()}
+        change |= {**reserved, "of": tenant, "epoch": hold.epoch}
+        if hold.check is None:
+            rows = await self._ask(statements.RETRY_HELD, **change)
+        else:
+            async with held_still(self._engine, tenant, bounded=hold.take.tokens is not None) as still:
+                connection, epoch, account = still
+                hold.check(account)
+                rows = (await connection.execute(statements.RETRY_HELD, {**change, "epoch": epoch})).all()
+        return run_of(rows[0]) if rows else None
+
+    async def retry_unasked(self, run_id: str, *, was: Status, attempt: int, reason: str) -> Run | None:
+        """As `retry`, whatever its limits say: what is reserved for it stays, and is counted anew."""
+        rows = await self._ask(
+            statements.RETRY_UNASKED, run_id=run_id, was=was, expected_attempt=attempt, reason=reason
+        )
         return run_of(rows[0]) if rows else None
 
     async def attempts(self, tenant: str, run_id: str) -> list[AttemptRecord]:
@@ -229,8 +283,24 @@ class RunStore:
                 raise
             return await self._ask(statement, **values)
 
-    async def _changed(self, statement: Executable, **values: Any) -> bool:
-        return bool(await self._ask(statement, **values))
+    async def _ending(
+        self, statement: Executable, *, since: int, ended: bool, expected_attempt: int, **values: Any
+    ) -> Settlement | None:
+        rows = await self._ask(statement, expected_attempt=expected_attempt, **values)
+        if not rows:
+            return None
+        row = rows[0]
+        return Settlement(
+            tenant=row.tenant,
+            run_id=row.id,
+            since=since,
+            through=expected_attempt,
+            tokens=int(row.tokens),
+            cost=in_parts(row.cost),
+            at=row.at,
+            ended=ended,
+            reserved=row.reserved_tokens is not None,
+        )
 
 
 def _earlier(rows: Sequence[Row[Any]], body_hash: bytes | None) -> Inserted:

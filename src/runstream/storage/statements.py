@@ -6,14 +6,17 @@ A change of a run and that of its attempt are one statement: there is no state w
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     BindParameter,
     Interval,
     Select,
     String,
     Update,
+    and_,
     any_,
     bindparam,
     case,
+    cast,
     column,
     func,
     insert,
@@ -27,9 +30,9 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from runstream.domain.run import Outcome, Status
-from runstream.storage.tables import attempts, ledger, runs, runs_are, workers
+from runstream.storage.tables import attempts, ledger, runs, runs_are, tenants, workers
 
-_HEAVY = {"transcript", "policy", "idempotency_hash"}
+_HEAVY = {"transcript", "policy", "idempotency_hash", "reserved_tokens", "reserved_cost"}
 SHOWN = [column for column in runs.c if column.name not in _HEAVY]
 LISTED = [column for column in SHOWN if column.name not in {"input", "output", "reasoning", "tool_calls"}]
 
@@ -69,6 +72,43 @@ INSERT = (
     .returning(runs.c.id, runs.c.created_at)
 )
 """Any number of runs; answers those that are new."""
+_RESERVED = ("reserved_tokens", "reserved_cost")
+_HELD_RUNS = (
+    select(
+        *func.jsonb_to_recordset(bindparam("new_runs", type_=JSONB))
+        .table_valued(
+            *(column(name, runs.c[name].type) for name in (*_GIVEN, *_RESERVED)), column("budget_epoch", BigInteger)
+        )
+        .render_derived("new", with_types=True)
+        .c
+    )
+).cte("held_runs")
+_HELD = (
+    select(tenants.c.id, tenants.c.budget_epoch)
+    .where(tenants.c.id.in_(select(_HELD_RUNS.c.tenant)))
+    .with_for_update(read=True)
+    .cte("held")
+)
+_STILL_HELD = and_(_HELD.c.id == _HELD_RUNS.c.tenant, _HELD.c.budget_epoch == _HELD_RUNS.c.budget_epoch)
+_MADE = (
+    upsert(runs)
+    .from_select(
+        [*_GIVEN, *_RESERVED, "enqueued_at"],
+        select(*(_HELD_RUNS.c[name] for name in (*_GIVEN, *_RESERVED)), func.now()).join_from(
+            _HELD_RUNS, _HELD, _STILL_HELD
+        ),
+    )
+    .on_conflict_do_nothing()
+    .returning(runs.c.id, runs.c.created_at)
+    .cte("made")
+)
+INSERT_HELD = (
+    select(_HELD_RUNS.c.id, _HELD.c.id.is_not(None).label("held"), _MADE.c.created_at)
+    .join_from(_HELD_RUNS, _HELD, _STILL_HELD, isouter=True)
+    .join(_MADE, _MADE.c.id == _HELD_RUNS.c.id, isouter=True)
+)
+"""Runs with a reservation. None is made where the tenant's epoch is not the reservation's any more: whoever raises it
+waits for those that are being made. Answers of each whether that held, and when it was made, if it is new."""
 EARLIER = select(*SHOWN, runs.c.idempotency_hash).where(
     runs.c.tenant == bindparam("tenant"),
     runs.c.user_id == bindparam("user"),
@@ -138,10 +178,12 @@ def _beginning(claim: Update) -> Select[Any]:
 def _ending(change: Update) -> Select[Any]:
     """`change`, with the row of the attempt that it ends, and the calls that it made in the ledger.
 
-    Answers the run's id where it changed something. An attempt that has ended stays as it is, and is not paid for
+    Answers what was spent where it changed something. An attempt that has ended stays as it is, and is not paid for
     again: the run was waiting for another one.
     """
-    changed = change.returning(runs.c.id, runs.c.user_id, runs.c.feature, runs.c.model).cte("changed")
+    changed = change.returning(
+        runs.c.id, runs.c.tenant, runs.c.user_id, runs.c.feature, runs.c.model, runs.c.reserved_tokens
+    ).cte("changed")
     closed = (
         update(attempts)
         .where(
@@ -169,8 +211,21 @@ def _ending(change: Update) -> Select[Any]:
         **{name: _CALLS.c[name] for name in _CALL},
     }
     entries = select(*entry.values()).select_from(closed.join(changed, closed.c.run_id == changed.c.id))
-    entered = insert(ledger).from_select([*entry], entries.join_from(closed, _CALLS, true())).cte("entered")
-    return select(changed.c.id).add_cte(closed).add_cte(entered)
+    entered = (
+        insert(ledger)
+        .from_select([*entry], entries.join_from(closed, _CALLS, true()))
+        .returning(ledger.c.input_tokens, ledger.c.output_tokens, ledger.c.cost)
+        .cte("entered")
+    )
+    tokens = func.sum(cast(entered.c.input_tokens, BigInteger) + entered.c.output_tokens)
+    return select(
+        changed.c.id,
+        changed.c.tenant,
+        changed.c.reserved_tokens,
+        func.now().label("at"),  # as the ledger has it
+        select(func.coalesce(tokens, 0)).scalar_subquery().label("tokens"),
+        select(func.coalesce(func.sum(entered.c.cost), 0)).scalar_subquery().label("cost"),
+    ).add_cte(closed)
 
 
 CLAIM = _beginning(
@@ -236,7 +291,7 @@ END = _ending(
         **_GENERATION,
     )
 )
-RETRY = (
+_RETRY = (
     update(runs)
     .where(runs.c.id == _ID, runs.c.status == _WAS, runs.c.attempt == _EXPECTED)
     .values(
@@ -269,6 +324,28 @@ RETRY = (
         ),
     )
     .returning(*SHOWN)
+)
+RETRY = _RETRY.values(dict.fromkeys(_RESERVED))
+_HOLDING = (
+    select(tenants.c.id)
+    .where(tenants.c.id == bindparam("of"), tenants.c.budget_epoch == bindparam("epoch"))
+    .with_for_update(read=True)
+    .cte("holding")
+)
+RETRY_HELD = _RETRY.where(runs.c.tenant == _HOLDING.c.id).values(
+    {name: bindparam(f"{name}_now", type_=runs.c[name].type) for name in _RESERVED}
+)
+"""With a reservation, as INSERT_HELD."""
+_AGAIN = _RETRY.cte("again")
+RETRY_UNASKED = select(_AGAIN).add_cte(
+    update(tenants).where(tenants.c.id == _AGAIN.c.tenant).values(budget_epoch=tenants.c.budget_epoch + 1).cte("raised")
+)
+"""Without asking whether it may: what is counted of the tenant is to be read anew, and this run with it."""
+RAISE_EPOCH = (
+    update(tenants)
+    .where(tenants.c.id == bindparam("of"))
+    .values(budget_epoch=tenants.c.budget_epoch + 1)
+    .returning(tenants.c.budget_epoch)
 )
 REQUEST_CANCEL = (
     update(runs)

@@ -1,6 +1,7 @@
 """The tables, as the migrations leave them."""
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
@@ -40,7 +41,14 @@ def _time(name: str, *, required: bool = False) -> Column[object]:
     return Column(name, DateTime(timezone=True), nullable=not required, server_default=_NOW if required else None)
 
 
-tenants = Table("tenants", metadata, Column("id", String(64), primary_key=True), _time("created_at", required=True))
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    # Reservations of limits are good for rows that are written in the epoch that they were made in.
+    Column("budget_epoch", BigInteger, nullable=False, server_default=text("0")),
+    _time("created_at", required=True),
+)
 
 api_keys = Table(
     "api_keys",
@@ -104,6 +112,9 @@ runs = Table(
     Column("cached", Boolean, nullable=False, server_default=text("false")),
     # The last attempt whose end was taken back, so that the run could be tried again.
     Column("retried_attempt", Integer),
+    # What was reserved of its limits; null where nothing bounded what it spent.
+    Column("reserved_tokens", BigInteger),
+    Column("reserved_cost", Numeric(20, 10)),
     _time("created_at", required=True),
     _time("available_at", required=True),
     _time("enqueued_at"),
