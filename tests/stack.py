@@ -289,6 +289,7 @@ class Stack:
             "RUNSTREAM_CONSOLE": "true",
             "RUNSTREAM_CONSOLE_KEY": self.key,
             "RUNSTREAM_RETRY_DELAYS": "[0.2]",
+            "RUNSTREAM_LIMITS": "{}",
             **_variables(self._own),
         }
 

@@ -3,8 +3,9 @@
 import asyncio
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from functools import partial
 from types import FrameType
 
@@ -12,16 +13,20 @@ import uvicorn
 from fastapi import FastAPI
 
 from runstream import __version__
-from runstream.api import errors, events, operations, runs, usage
+from runstream.api import errors, events, limits, operations, runs, usage
 from runstream.api.auth import KeyCheck
 from runstream.api.context import CheckedBody, RequestContext, Shortcut
 from runstream.api.documents import describe
 from runstream.api.services import Services
 from runstream.connections import open_log, redis_client
 from runstream.console.routes import console_router
+from runstream.counters.book import Book
 from runstream.crash_points import arm
+from runstream.domain.usage import Usage
 from runstream.features.registry import FEATURES
 from runstream.garbage import look_seldom
+from runstream.gateway.admission import Admission
+from runstream.gateway.limits import Limits
 from runstream.gateway.routes import Routes
 from runstream.logs import configure
 from runstream.queue.enqueue import JobQueue
@@ -31,6 +36,7 @@ from runstream.runs.retry import Retry
 from runstream.runs.submit import Submit
 from runstream.runs.watch import Watch
 from runstream.settings import Settings
+from runstream.storage.budgets import BudgetStore
 from runstream.storage.database import asyncpg_url, connect, open_pool
 from runstream.storage.keys import KeyStore
 from runstream.storage.lists import RunLists
@@ -68,6 +74,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.include_router(runs.router)
     app.include_router(usage.router)
+    app.include_router(limits.router)
     app.include_router(operations.router)
     if settings.console:
         key = settings.console_key.get_secret_value() if settings.console_key else None
@@ -98,6 +105,8 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
     jobs = JobQueue(redis, timeout=settings.redis_timeout)
     waiting = redis_client(settings, waiting=True)
     token_log = open_log(settings, waiting)
+    book = Book(redis, timeout=settings.redis_timeout)
+    admission = _admission(settings, routes, book, BudgetStore(engine))
     hub = Hub(
         waiting,
         events.frame,
@@ -110,6 +119,7 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
     submit = Submit(
         store=store,
         backlog=backlog,
+        admission=admission,
         jobs=jobs,
         features=FEATURES,
         routes=routes,
@@ -123,20 +133,37 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
         store=store,
         lists=lists,
         spend=SpendStore(engine),
+        admission=admission,
         keys=KeyCheck(KeyStore(engine)),
         jobs=jobs,
         queue=settings.queue,
         hub=hub,
         submit=submit,
-        retry=Retry(store=store, jobs=jobs, backlog=backlog),
-        cancel=Cancel(store=store, token_log=token_log, redis=redis, watch=watch),
+        retry=Retry(store=store, jobs=jobs, backlog=backlog, admission=admission),
+        cancel=Cancel(store=store, token_log=token_log, book=book, redis=redis, watch=watch),
         watch=watch,
     )
     await token_log.aclose()
     await jobs.aclose()
+    await book.aclose()
     await redis.aclose()
     await waiting.aclose()
     await engine.dispose()
+
+
+def _admission(settings: Settings, routes: Routes, book: Book, budgets: BudgetStore) -> Admission:
+    given = settings.limits
+    limits = Limits(given.bounds(), {tenant: own.bounds() for tenant, own in given.tenants.items()})
+    price = _price(settings, routes) if limits.of_cost else lambda model, usage: None
+    return Admission(limits, book, budgets, price=price, reserved_output=settings.reserved_output_tokens)
+
+
+def _price(settings: Settings, routes: Routes) -> Callable[[str, Usage], Decimal | None]:
+    """What a model's use costs at its first target. Prices take memory, and time to load: only who needs them does."""
+    from runstream.connections import prices
+
+    listed = prices(settings)
+    return lambda model, usage: listed.called(routes.targets(model)[0], usage).cost
 
 
 class _Server(uvicorn.Server):

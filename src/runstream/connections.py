@@ -1,6 +1,9 @@
 """The clients that both composition roots open."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
@@ -10,6 +13,9 @@ from runstream.domain.errors import ConfigurationError
 from runstream.providers.base import ProviderConfig, Timeouts
 from runstream.settings import Settings
 from runstream.stream.log import TokenLog
+
+if TYPE_CHECKING:
+    from runstream.gateway.pricing import Prices
 
 
 class _ClosedIsLost(AbstractConnection):
@@ -58,6 +64,14 @@ def provider_configs(settings: Settings) -> Mapping[str, ProviderConfig]:
         )
         for name, provider in settings.providers.items()
     }
+
+
+def prices(settings: Settings) -> Prices:
+    """Loads the list prices, which take memory and time."""
+    from runstream.gateway.pricing import Prices, Rates
+
+    addresses = {name: provider.base_url for name, provider in settings.providers.items()}
+    return Prices(addresses, {name: Rates(*rates) for name, rates in settings.prices.items()})
 
 
 def timeouts(settings: Settings) -> Timeouts:

@@ -18,6 +18,8 @@ from runstream.domain.errors import ConfigurationError
 class Point(StrEnum):
     """Where a process can be made to die. Each has a test that has it die there."""
 
+    SUBMIT_RESERVED = "submit.reserved"
+    """Limits are reserved for a run, and its row is not there."""
     SUBMIT_COMMITTED = "submit.committed"
     """A run's row is there, its job is not."""
     SUBMIT_ENQUEUED = "submit.enqueued"

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from runstream.connections import open_log, redis_client
+from runstream.counters.book import Book
 from runstream.domain.errors import InvalidField, NotFound
 from runstream.domain.ids import first_id
 from runstream.domain.run import AttemptRecord, Run, Status
@@ -84,7 +85,7 @@ async def cancel(run_ids: Sequence[str]) -> AsyncIterator[tuple[bool, str]]:
             if found is None:
                 yield False, f"{run_id}: There is no such run."
                 continue
-            run = await stop(desk.store, desk.token_log, desk.redis, found.tenant, found.id)
+            run = await stop(desk.store, desk.token_log, desk.book, desk.redis, found.tenant, found.id)
             if found.status.ended:
                 yield True, f"{run_id}: It has ended already ({run.status})."
             else:
@@ -100,6 +101,7 @@ class _Desk:
     jobs: JobQueue
     redis: Redis
     token_log: TokenLog
+    book: Book
     redis_answers: bool = True
 
     async def retry(self, run: Run) -> tuple[bool, str]:
@@ -126,10 +128,12 @@ async def _desk() -> AsyncIterator[_Desk]:
     redis, waiting = redis_client(settings), redis_client(settings, waiting=True)
     token_log = open_log(settings, waiting)
     jobs = JobQueue(redis, timeout=settings.redis_timeout)
+    book = Book(redis, timeout=settings.redis_timeout)
     try:
         async with opened(settings.database_url.get_secret_value(), settings.database_timeout) as engine:
-            yield _Desk(RunStore(engine), RunLists(engine), jobs, redis, token_log)
+            yield _Desk(RunStore(engine), RunLists(engine), jobs, redis, token_log, book)
     finally:
+        await book.aclose()
         await jobs.aclose()
         await token_log.aclose()
         await waiting.aclose()

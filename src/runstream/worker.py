@@ -11,7 +11,8 @@ from arq.connections import ArqRedis
 from prometheus_client import start_http_server
 from redis.exceptions import RedisError
 
-from runstream.connections import open_log, provider_configs, redis_client, timeouts
+from runstream.connections import open_log, prices, provider_configs, redis_client, timeouts
+from runstream.counters.book import Book
 from runstream.crash_points import arm
 from runstream.domain.errors import Unavailable
 from runstream.domain.ids import new_id
@@ -19,7 +20,6 @@ from runstream.features.registry import FEATURES
 from runstream.garbage import look_seldom
 from runstream.gateway.circuits import Circuits
 from runstream.gateway.generate import Gateway
-from runstream.gateway.pricing import Prices, Rates
 from runstream.gateway.routes import Routes
 from runstream.logs import configure
 from runstream.providers.registry import build
@@ -28,8 +28,10 @@ from runstream.queue.doorbell import WokenWorker
 from runstream.queue.enqueue import JobQueue
 from runstream.queue.lease import Lease
 from runstream.runs.execute import Execute
+from runstream.runs.reconcile import Reconcile
 from runstream.runs.recover import Sweep
 from runstream.settings import Settings
+from runstream.storage.budgets import BudgetStore
 from runstream.storage.database import connect, open_pool
 from runstream.storage.leases import LeaseStore
 from runstream.storage.runs import RunStore
@@ -65,15 +67,17 @@ class _Process:
         leases = LeaseStore(self._lease_engine)
         self._jobs = jobs = JobQueue(self._redis, timeout=settings.redis_timeout)
         self._token_log = open_log(settings, self._waiting)
+        self._book = book = Book(self._redis, timeout=settings.redis_timeout)
         self._lease = Lease(
             leases, self._id, socket.gethostname(), duration=settings.lease, interval=settings.lease_interval
         )
         self._write_loop = WriteLoop(self._token_log, self._lease.holds)
         routes = Routes(settings.models, settings.providers)
-        gateway = Gateway(routes, self._providers, timeouts(settings), _prices(settings), Circuits())
+        gateway = Gateway(routes, self._providers, timeouts(settings), prices(settings), Circuits())
         self._execute = Execute(
             worker=self._id,
             store=store,
+            book=book,
             jobs=jobs,
             write_loop=self._write_loop,
             gateway=gateway,
@@ -86,6 +90,8 @@ class _Process:
             leases=leases,
             jobs=jobs,
             token_log=self._token_log,
+            book=book,
+            reconcile=Reconcile(book, BudgetStore(self._engine)),
             queue=settings.queue,
             interval=settings.sweep_interval,
             steady=lambda: self._lease.steady,
@@ -172,15 +178,11 @@ class _Process:
             await provider.aclose()
         await self._token_log.aclose()
         await self._jobs.aclose()
+        await self._book.aclose()
         await self._redis.aclose()
         await self._waiting.aclose()
         await self._lease_engine.dispose()
         await self._engine.dispose()
-
-
-def _prices(settings: Settings) -> Prices:
-    addresses = {name: provider.base_url for name, provider in settings.providers.items()}
-    return Prices(addresses, {name: Rates(*rates) for name, rates in settings.prices.items()})
 
 
 async def _pick(worker: WokenWorker) -> None:

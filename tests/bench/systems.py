@@ -160,6 +160,7 @@ class Runstream:
         provider = {"kind": "openai", "base_url": f"{bench.provider_url}/v1", "api_keys": ["k"]}
         return {
             "RUNSTREAM_DATABASE_URL": database,
+            "RUNSTREAM_LIMITS": "{}",
             "RUNSTREAM_REDIS_URL": bench.services.redis_url,
             "RUNSTREAM_PROVIDERS": orjson.dumps({"bench": provider}).decode(),
             "RUNSTREAM_MODELS": orjson.dumps({"sim:*": ["bench/*"]}).decode(),

@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from letters import Letters, held_letters, letters_of
 from runstream.api.events import frame
+from runstream.counters.book import Book
 from runstream.domain.cursor import Cursor
 from runstream.domain.errors import Unavailable
 from runstream.domain.events import DELTA, REASONING, RESTARTED, STARTED, TOOL_CALL
@@ -31,7 +32,9 @@ from runstream.domain.usage import ProviderCall
 from runstream.queue.enqueue import JobQueue
 from runstream.queue.names import queue_key
 from runstream.runs.finish import end_unwritten, settle, terminal_event
+from runstream.runs.reconcile import Reconcile
 from runstream.runs.recover import Sweep
+from runstream.storage.budgets import BudgetStore
 from runstream.storage.database import connect
 from runstream.storage.leases import LeaseStore
 from runstream.storage.runs import RunStore
@@ -162,12 +165,15 @@ class Worker:
         self.log = TokenLog(services.redis, timeout=DEADLINE, ttl=60, ended_ttl=60)
         self.loop = WriteLoop(self.log)
         self.jobs = JobQueue(services.redis, timeout=DEADLINE)
+        self.book = Book(services.redis, timeout=DEADLINE)
         self.attempts: list[Mine] = []
         self.sweep = Sweep(
             store=self.store,
             leases=self.leases,
             jobs=self.jobs,
             token_log=self.log,
+            book=self.book,
+            reconcile=Reconcile(self.book, BudgetStore(engine)),
             queue=QUEUE,
             interval=1,
             steady=lambda: True,
@@ -280,7 +286,7 @@ class World:
         transcript = mine.writer.transcript
         ending = Ending(Status(status), mine.attempt, [*transcript.dump(), [event, data]], output=transcript.text())
         each.store.deaf = deaf
-        written = await settle(each.store, self._run_id, ending)
+        written = await settle(each.store, each.book, self._run_id, ending)
         each.store.deaf = False
         own = (before.status, before.attempt) == ("running", mine.attempt)
         same = (before.status, before.attempt) == (status, mine.attempt)
@@ -309,7 +315,8 @@ class World:
         if before.status == "queued":
             run = await store.get(TENANT, self._run_id)
             assert run
-            assert await end_unwritten(store, self._workers[0].log, run, status=Status.CANCELLED, reason="cancelled")
+            first = self._workers[0]
+            assert await end_unwritten(store, first.log, first.book, run, status=Status.CANCELLED, reason="cancelled")
         else:
             assert (await store.request_cancel(TENANT, self._run_id) is not None) == (before.status == "running")
 

@@ -16,7 +16,10 @@ _REFUSALS = {
     413: "The body is too large.",
     415: "The body is not application/json.",
     422: "A value is not allowed; `param` says which.",
-    429: "As many runs of yours wait as may. Try again after Retry-After; nothing was accepted.",
+    429: (
+        "A limit has no room for it, and `param` says which; or as many runs of yours wait as may. Try again after "
+        "Retry-After; nothing was accepted."
+    ),
     503: (
         "A part of the service does not answer now. Try again after Retry-After; with the same Idempotency-Key there "
         "is one run, whether or not this request made it."

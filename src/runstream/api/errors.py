@@ -1,6 +1,7 @@
 """The one place where errors become HTTP."""
 
 from collections.abc import Iterator, Sequence
+from math import ceil
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -9,9 +10,11 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from structlog.contextvars import get_contextvars
 
+from runstream.api.rates import rate_headers
 from runstream.domain.errors import (
     InvalidField,
     InvalidRequest,
+    LimitReached,
     MethodNotAllowed,
     NotFound,
     RunstreamError,
@@ -38,7 +41,9 @@ def respond(error: RunstreamError) -> JSONResponse:
     }
     headers = {}
     if error.retry_after is not None:
-        headers["Retry-After"] = str(max(1, round(error.retry_after)))
+        headers["Retry-After"] = str(max(1, ceil(error.retry_after)))
+    if isinstance(error, LimitReached):
+        headers |= rate_headers(error.uses)
     if error.status == Unauthenticated.status:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse({"error": body}, status_code=error.status, headers=headers)

@@ -10,6 +10,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from runstream.api.documents import CHAT_BODY, EVENT_STREAM, NOT_RETRYABLE, STREAMED, refusals
 from runstream.api.events import MEDIA_TYPE, EventStream, replay
+from runstream.api.rates import rate_headers
 from runstream.api.schemas import (
     AttemptList,
     AttemptObject,
@@ -71,10 +72,10 @@ async def create_run(
         raise InvalidRequest("An Idempotency-Key is 1 to 255 visible ASCII characters.", param="Idempotency-Key")
     wait = _preferred_wait(prefer)
     after = _cursor(last_event_id)
-    run, new = await services.submit(
+    run, new, uses = await services.submit(
         tenant=asking.tenant, user=asking.user, asked=_asked(body), idempotency_key=idempotency_key
     )
-    headers = {"Location": f"/v1/runs/{run.id}"}
+    headers = {"Location": f"/v1/runs/{run.id}", **rate_headers(uses)}
     if not new:
         headers["Idempotency-Replayed"] = "true"
     if _wants_events(accept):

@@ -11,6 +11,7 @@ from structlog.contextvars import bind_contextvars
 
 from runstream.api.auth import KeyCheck, Principal
 from runstream.domain.errors import Unauthenticated
+from runstream.gateway.admission import Admission
 from runstream.queue.enqueue import JobQueue
 from runstream.runs.cancel import Cancel
 from runstream.runs.retry import Retry
@@ -29,6 +30,7 @@ class Services:
     store: RunStore
     lists: RunLists
     spend: SpendStore
+    admission: Admission
     keys: KeyCheck
     jobs: JobQueue
     queue: str

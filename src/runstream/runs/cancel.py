@@ -2,6 +2,7 @@
 
 from redis.asyncio import Redis
 
+from runstream.counters.book import Book
 from runstream.crash_points import Point, reached
 from runstream.domain.errors import NotFound
 from runstream.domain.run import Run, Status
@@ -16,9 +17,10 @@ _PATIENCE = 1.0
 
 
 class Cancel:
-    def __init__(self, *, store: RunStore, token_log: TokenLog, redis: Redis, watch: Watch) -> None:
+    def __init__(self, *, store: RunStore, token_log: TokenLog, book: Book, redis: Redis, watch: Watch) -> None:
         self._store = store
         self._log = token_log
+        self._book = book
         self._redis = redis
         self._watch = watch
 
@@ -28,11 +30,11 @@ class Cancel:
         Calling it again changes nothing. Against an end that comes at the same time, exactly one of the two wins.
         Raises NotFound, Unavailable.
         """
-        run = await stop(self._store, self._log, self._redis, tenant, run_id)
+        run = await stop(self._store, self._log, self._book, self._redis, tenant, run_id)
         return run if run.status.ended else await self._watch.until_ended(tenant, run_id, _PATIENCE)
 
 
-async def stop(store: RunStore, token_log: TokenLog, redis: Redis, tenant: str, run_id: str) -> Run:
+async def stop(store: RunStore, token_log: TokenLog, book: Book, redis: Redis, tenant: str, run_id: str) -> Run:
     """End a queued run, or tell its worker to stop a running one; answers the run as it then is.
 
     Raises NotFound, Unavailable.
@@ -44,7 +46,7 @@ async def stop(store: RunStore, token_log: TokenLog, redis: Redis, tenant: str, 
         if run.status.ended:
             return run
         if run.status is Status.QUEUED:
-            await end_unwritten(store, token_log, run, status=Status.CANCELLED, reason="cancelled")
+            await end_unwritten(store, token_log, book, run, status=Status.CANCELLED, reason="cancelled")
         elif worker := await store.request_cancel(tenant, run_id):
             reached(Point.CANCEL_MARKED)
             await announce_cancel(redis, worker, run_id)

@@ -9,6 +9,7 @@ import structlog
 from redis.exceptions import RedisError
 from structlog.contextvars import bound_contextvars
 
+from runstream.counters.book import Book
 from runstream.crash_points import Point, reached
 from runstream.domain import events
 from runstream.domain.errors import (
@@ -26,7 +27,7 @@ from runstream.metrics import FENCED, FIRST_TOKEN, NOT_ENQUEUED, QUEUE_WAIT, RET
 from runstream.providers.base import Finished, Opened, Piece, ReasoningDelta, TextDelta, ToolCallDelta
 from runstream.queue.enqueue import JobQueue
 from runstream.runs.attempt import Attempt, Stop
-from runstream.runs.finish import completed, settle, terminal_event
+from runstream.runs.finish import completed, count, settle, terminal_event
 from runstream.storage.leases import Held
 from runstream.storage.runs import RunStore
 from runstream.stream.writer import WriteLoop
@@ -51,6 +52,7 @@ class Execute:
         *,
         worker: str,
         store: RunStore,
+        book: Book,
         jobs: JobQueue,
         write_loop: WriteLoop,
         gateway: Gateway,
@@ -60,6 +62,7 @@ class Execute:
     ) -> None:
         self._worker = worker
         self._store = store
+        self._book = book
         self._jobs = jobs
         self._write_loop = write_loop
         self._gateway = gateway
@@ -237,10 +240,11 @@ class Execute:
         except Unavailable as gone:
             log.warning("attempt_not_handed_back", error=gone.message)  # the lease lets go of it
             return
-        if not requeued:
+        if requeued is None:
             await self._end(attempt, Status.CANCELLED)
             return
         reached(Point.RETRY_REQUEUED)
+        await count(self._book, requeued)
         RETRIED.labels(reason).inc()
         try:
             await self._jobs.enqueue(claim.run_id, claim.attempt, claim.queue, delay=delay)
@@ -271,10 +275,9 @@ class Execute:
             generation=generation,
         )
         reached(Point.SETTLE_BEGUN)
-        if not await settle(self._store, attempt.claim.run_id, ending):
+        if not await settle(self._store, self._book, attempt.claim.run_id, ending):
             self._fenced()
             return
-        reached(Point.SETTLE_WRITTEN)
         log.info("run_ended", status=status, chars=characters, error=error["code"] if error else None)
         attempt.writer.append(event, data)
         await attempt.writer.flush(_ANNOUNCE)

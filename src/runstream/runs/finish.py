@@ -9,10 +9,12 @@ from typing import Any
 import structlog
 from redis.exceptions import RedisError
 
+from runstream.counters.book import Away, Book
 from runstream.crash_points import Point, reached
 from runstream.domain import events
 from runstream.domain.cursor import Cursor
 from runstream.domain.errors import Unavailable
+from runstream.domain.limits import Settlement
 from runstream.domain.run import UNKNOWN, Ending, Generation, Run, Status
 from runstream.domain.transcript import Transcript
 from runstream.domain.usage import ProviderCall, Usage, dollars, estimate
@@ -57,7 +59,17 @@ def terminal_event(status: Status) -> str:
     return _EVENTS[status]
 
 
-async def settle(store: RunStore, run_id: str, ending: Ending) -> bool:
+async def count(book: Book, done: Settlement) -> None:
+    """Have what an attempt came to counted in the place of what was reserved. What is not, the sweep finds."""
+    if not done.reserved:
+        return
+    try:
+        await book.settle(done)
+    except Away as error:
+        log.warning("spend_not_counted", run_id=done.run_id, error=str(error))
+
+
+async def settle(store: RunStore, book: Book, run_id: str, ending: Ending) -> bool:
     """Write the end of an attempt by its own worker; False where a newer attempt has taken the run over.
 
     While Postgres does not answer, the result is held and tried again: only the guard decides. An answer lost on
@@ -65,9 +77,10 @@ async def settle(store: RunStore, run_id: str, ending: Ending) -> bool:
     """
     pause = _PAUSE[0]
     asked_before = False
+    done: Settlement | None = None
     while True:
         try:
-            if await store.end(run_id, ending, was=Status.RUNNING, attempt=ending.attempt):
+            if done := await store.end(run_id, ending, was=Status.RUNNING, attempt=ending.attempt):
                 break
             if not asked_before or not await store.ended_so(run_id, ending):
                 return False
@@ -78,6 +91,9 @@ async def settle(store: RunStore, run_id: str, ending: Ending) -> bool:
             log.warning("end_not_written", run_id=run_id, error=error.message)
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
             pause = min(pause * 2, _PAUSE[1])
+    reached(Point.SETTLE_WRITTEN)
+    if done:
+        await count(book, done)
     ENDED.labels(ending.status).inc()
     return True
 
@@ -85,6 +101,7 @@ async def settle(store: RunStore, run_id: str, ending: Ending) -> bool:
 async def end_unwritten(
     store: RunStore,
     token_log: TokenLog,
+    book: Book,
     run: Run,
     *,
     status: Status,
@@ -117,9 +134,11 @@ async def end_unwritten(
         error=error,
         generation=unseen(run.model, run.input or {}, characters, call_unseen),
     )
-    if not await store.end(run.id, ending, was=run.status, attempt=run.attempt):
+    done = await store.end(run.id, ending, was=run.status, attempt=run.attempt)
+    if done is None:
         return False
     reached(Point.UNWRITTEN_ENDED)
+    await count(book, done)
     ENDED.labels(status).inc()
     try:
         await token_log.append([Append(run.id, transcript.attempt, 0, transcript.since(0))])

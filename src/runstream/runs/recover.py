@@ -7,13 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 from redis.exceptions import RedisError
 
+from runstream.counters.book import Away, Book
 from runstream.crash_points import Point, reached
 from runstream.domain.errors import Unavailable
 from runstream.domain.run import UNKNOWN, Outcome, Status
 from runstream.domain.usage import ProviderCall, Usage
 from runstream.metrics import LAPSED, STRANDED, SWEEPS_FOUND
 from runstream.queue.enqueue import JobQueue
-from runstream.runs.finish import end_unwritten, unseen
+from runstream.runs.finish import count, end_unwritten, unseen
+from runstream.runs.reconcile import Reconcile
 from runstream.storage.leases import LeaseStore
 from runstream.storage.runs import Lapsed, RunStore
 from runstream.stream.log import TokenLog
@@ -39,6 +41,8 @@ class Sweep:
         leases: LeaseStore,
         jobs: JobQueue,
         token_log: TokenLog,
+        book: Book,
+        reconcile: Reconcile,
         queue: str,
         interval: float,
         steady: Callable[[], bool],
@@ -53,6 +57,8 @@ class Sweep:
         self._leases = leases
         self._jobs = jobs
         self._log = token_log
+        self._book = book
+        self._reconcile = reconcile
         self._queue = queue
         self._interval = interval
         self._steady = steady
@@ -66,7 +72,7 @@ class Sweep:
                 await self.once()
             except Unavailable as error:
                 log.warning("sweep_failed", error=error.message)
-            except (RedisError, OSError, TimeoutError) as error:
+            except (RedisError, OSError, TimeoutError, Away) as error:
                 log.warning("sweep_failed", error=type(error).__name__)
 
     async def once(self) -> None:
@@ -74,6 +80,7 @@ class Sweep:
         await self._restore_jobs()
         await self._enqueue_stranded()
         await self._leases.forget_dead(_FORGET)
+        await self._reconcile()
 
     async def _take_up_lapsed(self) -> None:
         lapsed = await self._store.lapsed(_LIMIT)
@@ -138,9 +145,11 @@ class Sweep:
             outcome=Outcome.LAPSED,
             generation=generation,
         )
-        if taken:
-            requeued.append(lapsed)
-        return taken
+        if taken is None:
+            return False
+        await count(self._book, taken)
+        requeued.append(lapsed)
+        return True
 
     async def _end(self, lapsed: Lapsed, status: Status, error: Mapping[str, str] | None = None) -> bool:
         run = await self._store.get(lapsed.tenant, lapsed.run_id)
@@ -149,6 +158,7 @@ class Sweep:
         return await end_unwritten(
             self._store,
             self._log,
+            self._book,
             run,
             status=status,
             reason=_REASON,

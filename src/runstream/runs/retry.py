@@ -6,8 +6,10 @@ import structlog
 from redis.exceptions import RedisError
 
 from runstream.crash_points import Point, reached
-from runstream.domain.errors import Conflict, NotFound
+from runstream.domain.errors import Conflict, NotFound, QueueFull, TooManyQueued
+from runstream.domain.limits import Party
 from runstream.domain.run import Run, Status
+from runstream.gateway.admission import Admission, Wanted
 from runstream.metrics import NOT_ENQUEUED, TRIED_AGAIN
 from runstream.queue.enqueue import JobQueue
 from runstream.runs.backlog import Backlog
@@ -20,15 +22,17 @@ log = structlog.get_logger(__name__)
 
 
 class Retry:
-    def __init__(self, *, store: RunStore, jobs: JobQueue, backlog: Backlog) -> None:
+    def __init__(self, *, store: RunStore, jobs: JobQueue, backlog: Backlog, admission: Admission) -> None:
         self._store = store
         self._jobs = jobs
         self._backlog = backlog
+        self._admission = admission
 
     async def __call__(self, tenant: str, run_id: str) -> Run:
-        """Queue a failed or cancelled run for another attempt, and answer it.
+        """Queue a failed or cancelled run for another attempt, and answer it. It is limited as a new one is.
 
-        Of several calls at the same time exactly one does so. Raises NotFound, Conflict, TooManyQueued, Unavailable.
+        Of several calls at the same time exactly one does so. Raises NotFound, Conflict, LimitReached, TooManyQueued,
+        Unavailable.
         """
         while True:
             run = await self._store.get(tenant, run_id)
@@ -36,14 +40,26 @@ class Retry:
                 raise NotFound("There is no such run.")
             if run.status not in RETRYABLE:
                 raise Conflict(refusal(run))
-            async with self._backlog.room(tenant):
-                queued = await try_again(self._store, run)
-            if queued:
+            if queued := await self._try_again(run):
                 reached(Point.AGAIN_COMMITTED)
                 TRIED_AGAIN.inc()
                 log.info("run_tried_again", run_id=run.id, was=run.status, attempt=run.attempt)
                 await self._enqueue(queued)
                 return queued
+
+    async def _try_again(self, run: Run) -> Run | None:
+        """None where it has changed meanwhile, or what was reserved for it is not good any more."""
+        party = Party(run.tenant, run.user, run.feature)
+        hold = await self._admission.reserve(Wanted(run.id, party, run.model, run.input or {}, run.attempt))
+        try:
+            async with self._backlog.room(run.tenant):
+                queued = await self._store.retry(run.id, was=run.status, attempt=run.attempt, reason=_REASON, hold=hold)
+        except (TooManyQueued, QueueFull):
+            await self._admission.stale(hold)  # not released: it may be another call's as well
+            raise
+        if queued is None:
+            await self._admission.stale(hold)
+        return queued
 
     async def _enqueue(self, run: Run) -> None:
         try:
@@ -58,8 +74,8 @@ def refusal(run: Run) -> str:
 
 
 async def try_again(store: RunStore, run: Run) -> Run | None:
-    """Queue a run that is known to have ended like this; None where it has not any more.
+    """Queue a run that is known to have ended like this, whatever its limits say; None where it has not any more.
 
     Its job is still to be enqueued; the sweep does what is left undone.
     """
-    return await store.retry(run.id, was=run.status, attempt=run.attempt, reason=_REASON)
+    return await store.retry_unasked(run.id, was=run.status, attempt=run.attempt, reason=_REASON)

@@ -1,9 +1,9 @@
 """Accept a run: the row first, the job second."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import structlog
@@ -12,17 +12,37 @@ from pydantic_core import ErrorDetails
 from redis.exceptions import RedisError
 
 from runstream.crash_points import Point, reached
-from runstream.domain.errors import IdempotencyConflict, InvalidField, QueueFull, TooManyQueued
+from runstream.domain.errors import (
+    IdempotencyConflict,
+    InvalidField,
+    LimitReached,
+    QueueFull,
+    TooManyQueued,
+    Unavailable,
+)
 from runstream.domain.ids import new_id
+from runstream.domain.limits import Hold, Party, Use
 from runstream.domain.run import Request, Run
 from runstream.features.base import Feature
+from runstream.gateway.admission import Admission, Wanted
 from runstream.gateway.routes import Routes
 from runstream.metrics import ACCEPTED, NOT_ENQUEUED
 from runstream.queue.enqueue import JobQueue
 from runstream.runs.backlog import Backlog
 from runstream.storage.runs import Inserted, RunStore
 
+_TRIES = 20
+"""Reservations of one run that may turn out to be of an epoch that is over. Each time, all was read anew."""
+
 log = structlog.get_logger(__name__)
+
+
+class Submitted(NamedTuple):
+    """`uses` are those of all limits that hold for who asked, where the run is new."""
+
+    run: Run
+    new: bool
+    uses: Sequence[Use]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +63,7 @@ class Submit:
         *,
         store: RunStore,
         backlog: Backlog,
+        admission: Admission,
         jobs: JobQueue,
         features: Mapping[str, Feature],
         routes: Routes,
@@ -52,6 +73,7 @@ class Submit:
     ) -> None:
         self._store = store
         self._backlog = backlog
+        self._admission = admission
         self._jobs = jobs
         self._features = features
         self._routes = routes
@@ -59,20 +81,22 @@ class Submit:
         self._queue = queue
         self._max_attempts = max_attempts
 
-    async def __call__(self, *, tenant: str, user: str, asked: Asked, idempotency_key: str | None) -> tuple[Run, bool]:
-        """Make the run durable, then enqueue it; answers it, and whether it is new.
+    async def __call__(self, *, tenant: str, user: str, asked: Asked, idempotency_key: str | None) -> Submitted:
+        """Make the run durable, then enqueue it.
 
-        The same idempotency key with the same request answers the run made then (P4). Raises InvalidField,
-        IdempotencyConflict, TooManyQueued, QueueFull: nothing was accepted. Raises Unavailable: what was accepted, if
-        anything, is found by the idempotency key. A job that Redis does not take is no failure: the sweep enqueues
-        it (P1).
+        The same idempotency key with the same request answers the run made then (P4), whatever limits say. Raises
+        InvalidField, IdempotencyConflict, LimitReached, TooManyQueued, QueueFull: nothing was accepted. Raises
+        Unavailable: what was accepted, if anything, is found by the idempotency key. A job that Redis does not take
+        is no failure: the sweep enqueues it (P1).
         """
         request = self._request(asked)
         body_hash = _hash(asked) if idempotency_key is not None else None
+        uses: Sequence[Use] = ()
         try:
-            async with self._backlog.room(tenant):
-                run, same_body = await self._insert(tenant, user, request, idempotency_key, body_hash)
-        except (TooManyQueued, QueueFull):
+            (run, same_body), uses = await self._make(
+                Party(tenant, user, request.feature), request, idempotency_key, body_hash
+            )
+        except (LimitReached, TooManyQueued, QueueFull):
             earlier = idempotency_key and await self._store.earlier(tenant, user, idempotency_key, body_hash)
             if not earlier:
                 raise
@@ -85,20 +109,48 @@ class Submit:
             reached(Point.SUBMIT_COMMITTED)
             await self._enqueue(run)
             reached(Point.SUBMIT_ENQUEUED)
-        return run, same_body is None
+        return Submitted(run, same_body is None, uses if same_body is None else ())
+
+    async def _make(
+        self, party: Party, request: Request, idempotency_key: str | None, body_hash: bytes | None
+    ) -> tuple[Inserted, Sequence[Use]]:
+        """Reserve, and write the row while that is good; what has become of it is kept or given back."""
+        wanted = Wanted(new_id("run"), party, request.model, request.input)
+        for _ in range(_TRIES):
+            hold = await self._admission.reserve(wanted)
+            reached(Point.SUBMIT_RESERVED)
+            try:
+                async with self._backlog.room(party.tenant):
+                    inserted = await self._insert(wanted, request, idempotency_key, body_hash, hold)
+            except (TooManyQueued, QueueFull):
+                await self._admission.release(hold)
+                raise
+            if inserted is None:
+                await self._admission.stale(hold)
+                continue
+            if inserted.same_body is not None:
+                await self._admission.release(hold)
+            return inserted, hold.uses if hold else ()
+        raise Unavailable("The tenant's limits cannot be read now: try again shortly.", retry_after=1)
 
     async def _insert(
-        self, tenant: str, user: str, request: Request, idempotency_key: str | None, body_hash: bytes | None
-    ) -> Inserted:
+        self,
+        wanted: Wanted,
+        request: Request,
+        idempotency_key: str | None,
+        body_hash: bytes | None,
+        hold: Hold | None,
+    ) -> Inserted | None:
         return await self._store.insert(
-            new_id("run"),
-            tenant=tenant,
-            user=user,
+            wanted.run_id,
+            tenant=wanted.party.tenant,
+            user=wanted.party.user,
             request=request,
             queue=self._queue,
             max_attempts=self._max_attempts,
             idempotency_key=idempotency_key,
             body_hash=body_hash,
+            hold=hold,
         )
 
     async def _enqueue(self, run: Run) -> None:

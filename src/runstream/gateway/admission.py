@@ -1,0 +1,216 @@
+"""May this run be made? What it may take is reserved before its row is written."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import structlog
+
+from runstream.counters.book import Answer, Away, Book, Outcome
+from runstream.domain.errors import BudgetExceeded, LimitReached, RateLimited, Unavailable
+from runstream.domain.ids import new_id
+from runstream.domain.limits import (
+    Account,
+    Hold,
+    Limit,
+    Measure,
+    Party,
+    Take,
+    Use,
+    Window,
+    in_dollars,
+    in_parts,
+)
+from runstream.domain.usage import Usage, dollars, estimate
+from runstream.gateway.limits import Limits
+from runstream.storage.budgets import BudgetStore
+
+_PATIENCE = 20.0
+"""Seconds that a request may wait for counters that are being read from Postgres."""
+_PAUSE = 0.05
+_GUESS = 5.0
+"""Seconds after which runs that are under way may have ended."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A run that is to be made, or tried again: then `settled` is its last attempt."""
+
+    run_id: str
+    party: Party
+    model: str
+    input: Mapping[str, Any]
+    settled: int = 0
+
+
+class Admission:
+    """Reserves in Redis, with one call; where Redis does not answer, by the row itself, with the tenant held still.
+
+    Each process reads a tenant's counters anew before it first uses them: they may be of a time when other limits
+    were configured, or none.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        book: Book,
+        budgets: BudgetStore,
+        *,
+        price: Callable[[str, Usage], Decimal | None],
+        reserved_output: int,
+    ) -> None:
+        """`price` is of a model's use; `reserved_output` are tokens, where a request does not say how many."""
+        self._limits = limits
+        self._book = book
+        self._budgets = budgets
+        self._price = price
+        self._reserved_output = reserved_output
+        self._known: set[str] = set()
+        self._reading: dict[str, asyncio.Task[bool]] = {}
+
+    async def reserve(self, wanted: Wanted) -> Hold | None:
+        """Hold what the run takes; None where nothing limits it.
+
+        The hold is good for one row: written with it, or given back by `release`, or found `stale`. Raises
+        LimitReached, Unavailable.
+        """
+        limits = self._limits.of(wanted.party.tenant)
+        if not limits:
+            return None
+        take = self._take(wanted, limits)
+        try:
+            answer = await self._ask(take.party.tenant, limits, lambda: self._book.reserve(take, limits))
+        except Away as error:
+            log.warning("reserved_without_redis", run_id=wanted.run_id, error=str(error))
+            return Hold(take, 0, datetime.now(UTC), check=lambda account: _check(take, limits, account))
+        if answer.outcome is Outcome.REFUSED:
+            raise _refusal(take, answer.uses, answer.at)
+        after = [_with(use, take) for use in answer.uses]
+        return Hold(take, answer.epoch, answer.at, after)
+
+    async def release(self, hold: Hold | None) -> None:
+        """Give back what was held for a row that was not made. Where Redis does not answer, the sweep does it."""
+        if hold is None or hold.check is not None:
+            return
+        try:
+            await self._book.release(hold.take, hold.epoch, hold.at)
+        except Away as error:
+            log.warning("reservation_not_released", run_id=hold.take.run_id, error=str(error))
+
+    async def stale(self, hold: Hold | None) -> None:
+        """The row was refused: it is a newer epoch. The counters are read anew if they have not been."""
+        if hold is None or hold.check is not None:
+            return
+        try:
+            await self._book.forget(hold.take.party.tenant, hold.epoch)
+        except Away as error:
+            log.warning("counters_not_forgotten", error=str(error))
+
+    async def uses(self, tenant: str, user: str, features: Sequence[str]) -> tuple[datetime, list[Use]]:
+        """How much of each limit that holds for the user is used, and at what time that was. Raises Unavailable."""
+        limits = self._limits.of(tenant)
+        uses: dict[tuple[Limit, str], Use] = {}
+        at = datetime.now(UTC)
+        for feature in features if limits else ():
+            at, of_feature = await self._look(Party(tenant, user, feature), limits)
+            uses |= {(use.limit, use.whose): use for use in of_feature}
+        return at, list(uses.values())
+
+    async def _look(self, party: Party, limits: Sequence[Limit]) -> tuple[datetime, Sequence[Use]]:
+        try:
+            answer = await self._ask(party.tenant, limits, lambda: self._book.look(party, limits))
+        except Away:
+            account = await self._budgets.look(party.tenant, bounded=_bounded(limits))
+            return account.at, [account.use(limit, party.of(limit.scope)) for limit in limits]
+        return answer.at, answer.uses
+
+    async def _ask(self, tenant: str, limits: Sequence[Limit], ask: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Ask the book, whose counters are read first where they are not there. Raises Away, Unavailable."""
+        until = time.monotonic() + _PATIENCE
+        while time.monotonic() < until:
+            if tenant in self._known:
+                answer = await ask()
+                if answer.outcome is not Outcome.MISSING:
+                    return answer
+            if await self._read(tenant, limits):
+                self._known.add(tenant)
+            else:
+                await asyncio.sleep(_PAUSE)
+        raise Unavailable("The tenant's limits cannot be read now: try again shortly.", retry_after=1)
+
+    async def _read(self, tenant: str, limits: Sequence[Limit]) -> bool:
+        """Have the counters read from Postgres, once for all who wait for it here; False where another process does."""
+        reading = self._reading.get(tenant)
+        if reading is None:
+            reading = self._reading[tenant] = asyncio.create_task(self._read_now(tenant, _bounded(limits)))
+            reading.add_done_callback(lambda _: self._reading.pop(tenant))
+        return await asyncio.shield(reading)
+
+    async def _read_now(self, tenant: str, bounded: bool) -> bool:
+        token = new_id("read")
+        at = await self._book.begin(tenant, token)
+        if at is None:
+            return False
+        epoch, account = await self._budgets.read(tenant, at, bounded=bounded)
+        installed = await self._book.install(tenant, token, epoch, account, bounded=bounded)
+        log.info("limits_read", tenant=tenant, epoch=epoch, open=len(account.open), installed=installed)
+        return installed
+
+    def _take(self, wanted: Wanted, limits: Sequence[Limit]) -> Take:
+        if not _bounded(limits):
+            return Take(wanted.run_id, wanted.party, None, None, wanted.settled)
+        read = estimate(wanted.input, 0).input_tokens
+        asked = wanted.input.get("max_output_tokens")
+        usage = Usage(read, asked if isinstance(asked, int) else self._reserved_output)
+        tokens = usage.input_tokens + usage.output_tokens
+        return Take(wanted.run_id, wanted.party, tokens, in_parts(self._price(wanted.model, usage)), wanted.settled)
+
+
+def _bounded(limits: Sequence[Limit]) -> bool:
+    return any(limit.bounds_spend for limit in limits)
+
+
+def _with(use: Use, take: Take) -> Use:
+    """As it is once the run has its part of it."""
+    more = take.of(use.limit.measure)
+    if use.limit.bounds_spend:
+        return Use(use.limit, use.whose, use.spent, use.reserved + more, use.resets_at)
+    return Use(use.limit, use.whose, use.spent + more, use.reserved, use.resets_at)
+
+
+def _check(take: Take, limits: Sequence[Limit], account: Account) -> None:
+    uses = [account.use(limit, take.party.of(limit.scope)) for limit in limits]
+    if not all(use.fits(take.of(use.limit.measure)) for use in uses):
+        raise _refusal(take, uses, account.at)
+
+
+def _refusal(take: Take, uses: Sequence[Use], now: datetime) -> LimitReached:
+    """Names the limit that takes the longest to have room."""
+    full = [use for use in uses if not use.fits(take.of(use.limit.measure))]
+    waits = {use: _wait(use, take, now) for use in full}
+    use = max(full, key=waits.__getitem__)
+    limit, more = use.limit, take.of(use.limit.measure)
+    long = limit.window in {Window.DAY, Window.MONTH}
+    kind = BudgetExceeded if long else RateLimited
+    used = f"{_amount(limit, use.spent)} used"
+    if limit.bounds_spend:
+        used += f", {_amount(limit, use.reserved)} reserved"
+    message = f"The limit {limit.name} of {_amount(limit, limit.most)} has no room for {_amount(limit, more)}: {used}."
+    return kind(message, param=limit.name, retry_after=waits[use], uses=uses)
+
+
+def _wait(use: Use, take: Take, now: datetime) -> float:
+    """Until there may be room: when the window turns, or, where runs that are under way are in the way, by a guess."""
+    turns = (use.resets_at - now).total_seconds() if use.resets_at else _GUESS
+    others = use.spent + take.of(use.limit.measure) <= use.limit.most
+    return min(turns, _GUESS) if use.limit.bounds_spend and others else turns
+
+
+def _amount(limit: Limit, units: int) -> str:
+    return f"${dollars(in_dollars(units))}" if limit.measure is Measure.COST else str(units)
