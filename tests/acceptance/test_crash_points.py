@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
+import redis
 
 from caller import TERMINAL, Caller, own_model, words
 from reliability import (
@@ -121,6 +122,73 @@ async def test_a_run_whose_api_process_dies_before_it_answers_is_run_and_found_a
         again = await caller.post(model, headers=key)
         assert (again.status_code, again.json()["id"]) == (202, run_id)
     assert calls(stack, model) == 1
+
+
+# Limits
+
+
+LIMITS = '{"tenant": {"tokens_per_day": 1000000}}'
+
+
+@asynccontextmanager
+async def limited(stack: Stack, **environment: str) -> AsyncIterator[tuple[Caller, Process]]:
+    """Who asks an API process that has limits and has counted what there is already."""
+    api = await asyncio.to_thread(stack.start_api, limits=LIMITS, **environment)
+    async with user(stack) as caller, caller.at(api.url) as elsewhere:
+        await used(elsewhere)
+        yield elsewhere, api
+
+
+async def used(caller: Caller) -> tuple[int, int]:
+    (told,) = (await caller.http.get("/v1/limits")).raise_for_status().json()["data"]
+    return told["used"], told["reserved"]
+
+
+async def until_what_was_spent_is_counted(stack: Stack, caller: Caller) -> None:
+    async def so() -> bool:
+        make_reservations_older(stack)
+        query = "select coalesce(sum(input_tokens + output_tokens), 0) from ledger where tenant = 'acme'"
+        return await used(caller) == ((await rows(stack, query))[0][0], 0)
+
+    await until(so, "what is counted is what was spent")
+
+
+def make_reservations_older(stack: Stack) -> None:
+    """As if all had been made so long ago that the sweep looks for their rows."""
+    name = "runstream:limits:acme:open"
+    with redis.Redis.from_url(stack.redis_url, socket_timeout=60) as client:
+        for run_id, record in client.hgetall(name).items():
+            *kept, second = json.loads(record)
+            client.hset(name, run_id, json.dumps([*kept, second - 100]))
+
+
+@pytest.mark.promise("P8")
+async def test_what_is_reserved_by_an_api_process_that_dies_before_it_writes_the_row_is_given_back(
+    stack: Stack,
+) -> None:
+    async with limited(stack) as (caller, _):
+        async with limited(stack, crash_at=Point.SUBMIT_RESERVED) as (unlucky, doomed):
+            with pytest.raises(httpx.TransportError):
+                await unlucky.post(own_model())
+        await died(stack, doomed)
+        assert (await used(caller))[1] > 0
+        await worker(stack)
+        await until_what_was_spent_is_counted(stack, caller)
+
+
+@pytest.mark.promise("P8")
+async def test_what_a_run_took_is_counted_though_its_worker_dies_once_the_end_is_written(stack: Stack) -> None:
+    async with limited(stack) as (caller, _):
+        doomed = await worker(stack, Point.SETTLE_WRITTEN)
+        before, _ = await used(caller)
+        run_id = await caller.create()
+        await died(stack, doomed)
+        await until_status(stack, run_id, "completed")
+        assert await used(caller) > (before, 0)
+        await rows(stack, "update runs set finished_at = finished_at - interval '1 minute' where id = $1", run_id)
+        await worker(stack)
+        await until_what_was_spent_is_counted(stack, caller)
+        assert (await used(caller))[0] > before
 
 
 # One attempt
