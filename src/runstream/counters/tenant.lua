@@ -74,17 +74,19 @@ local function close(run)
 end
 
 -- Count what a run's attempts after `since` and up to `through` came to. A run that is not open is counted already.
--- Where an attempt before was not counted, the counters are not to be trusted: then they are to be read anew.
+-- What comes late, after the run was opened again, or twice, is as well. Where an attempt before was not counted, the
+-- counters are not to be trusted: then they are to be read anew.
 local function settle(run, since, through, tokens, cost, at, ended)
   local kept = redis.call('HGET', OPEN, run)
   if not kept then return end
   local record = cjson.decode(kept)
   local settled = tonumber(record[5])
+  if settled > tonumber(since) then return end
   if settled < tonumber(since) then
     redis.call('DEL', TENANT)
     return
   end
-  if settled == tonumber(since) and settled < tonumber(through) then
+  if settled < tonumber(through) then
     for _, kind in ipairs({ 'minute', 'day', 'month' }) do
       spend(kind, tonumber(at), fields('tokens', record[1], record[2]), tokens)
       spend(kind, tonumber(at), fields('cost', record[1], record[2]), cost)
