@@ -114,7 +114,9 @@ def test_whatever_the_order_no_limit_is_passed_and_in_the_end_what_is_counted_is
                 await world.assert_counted()
             await world.end()
 
-    @settings(phases=[Phase.generate], max_examples=80, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        phases=[Phase.generate], max_examples=80, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    )
     @given(stories)
     def tell(story: list[int]) -> None:
         runner.run(told(story))
@@ -338,8 +340,8 @@ class World:
     async def end(self) -> None:
         """Whatever was never told: once the sweep has looked, what is counted is what the tables add up to."""
         self._reserved.clear()
-        await self._reconcile()
         await self._redis.delete(f"runstream:limits:{TENANT}:rebuilding")
+        await self._reconcile()
         party = Party(TENANT, "ada", "chat")
         answer = await self._book.look(party, LIMITS)
         if answer.outcome is Outcome.MISSING:

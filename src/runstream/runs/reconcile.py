@@ -46,6 +46,8 @@ class Reconcile:
     async def _mend(self, tenant: str) -> bool:
         now = datetime.now(UTC)
         epoch, kept = await self._book.open_runs(tenant)
+        if epoch and epoch != await self._budgets.epoch(tenant):  # runs were made while Redis was away
+            return await self._book.forget(tenant, epoch)
         reserved = {run.run_id: (run, at) for run, at in kept if now - at > _SETTLED}
         if not reserved:
             return False

@@ -14,7 +14,7 @@ from runstream.domain.ids import first_id
 from runstream.domain.limits import Account, Measure, OpenRun, Scope, Window, in_parts
 from runstream.storage.database import answering, ask
 from runstream.storage.statements import RAISE_EPOCH
-from runstream.storage.tables import runs
+from runstream.storage.tables import runs, tenants
 
 _AT = "coalesce(cast(:at AS timestamptz), now())"
 _ACCOUNT = text(f"""
@@ -41,6 +41,7 @@ _ACCOUNT = text(f"""
     GROUP BY 3, 4, 5, 6, 7
 """).bindparams(bindparam("at", type_=DateTime(timezone=True)))  # noqa: S608 - the text is all ours
 """All in one statement, so that it is all of one instant."""
+_EPOCH = select(tenants.c.budget_epoch).where(tenants.c.id == bindparam("tenant"))
 _ENDED = select(runs.c.id, runs.c.finished_at < bindparam("before", type_=DateTime(timezone=True))).where(
     runs.c.id.in_(bindparam("run_ids", expanding=True))
 )
@@ -65,6 +66,11 @@ class BudgetStore:
     async def look(self, tenant: str, *, bounded: bool) -> Account:
         """What is reserved and spent now. Raises Unavailable."""
         return _account(await self._ask(_ACCOUNT, **_asked(tenant, None, bounded)))
+
+    async def epoch(self, tenant: str) -> int:
+        """The tenant's. Raises Unavailable."""
+        rows = await self._ask(_EPOCH, tenant=tenant)
+        return int(rows[0].budget_epoch)
 
     async def standing(self, run_ids: Sequence[str], before: datetime) -> dict[str, bool]:
         """Of each run that there is, whether it has ended before that. Raises Unavailable."""
