@@ -27,17 +27,26 @@ class ScriptConnection:
 
     async def __call__(self, keys: Sequence[str], arguments: Sequence[bytes | str | int]) -> Any:
         """The script's answer. Raises TimeoutError or redis' errors; whether it took effect is then not known."""
+        return (await self.each([(keys, arguments)]))[0]
+
+    async def each(self, calls: Sequence[tuple[Sequence[str], Sequence[bytes | str | int]]]) -> list[Any]:
+        """As many calls, sent together. Where it raises, any number of them took effect."""
         async with asyncio.timeout(self._timeout), self._turn:
             connection, self._connection = self._connection, None
             if connection is None:
                 connection = await self._connect()
             try:
-                answer = await _call(connection, "EVALSHA", self._sha, len(keys), *keys, *arguments)
+                commands: list[tuple[Any, ...]] = [
+                    ("EVALSHA", self._sha, len(keys), *keys, *arguments) for keys, arguments in calls
+                ]
+                packed = b"".join(hiredis.pack_command(command) for command in commands)
+                await connection.send_packed_command(packed, check_health=False)
+                answers = [await connection.read_response() for _ in calls]
             except BaseException:
                 await connection.disconnect(nowait=True)
                 raise
             self._connection = connection
-            return answer
+            return answers
 
     async def _connect(self) -> AbstractConnection:
         connection: AbstractConnection = self._redis.connection_pool.make_connection()

@@ -126,6 +126,27 @@ def test_whatever_the_order_no_limit_is_passed_and_in_the_end_what_is_counted_is
     assert not missing, seen
 
 
+@pytest.mark.promise("P8")
+def test_an_end_that_is_told_late_leaves_alone_what_is_reserved_for_the_next_attempt(
+    runner: asyncio.Runner, services: Services
+) -> None:
+    async def story() -> int:
+        book, party = services.book, Party(TENANT, "ada", "chat")
+        at = await book.begin(TENANT, "read")
+        assert at
+        assert await book.install(TENANT, "read", 1, Account(at, [], {}), bounded=True)
+        ended = Settlement(TENANT, "run_1", 0, 1, 7, 0, at, ended=True, reserved=True)
+        assert (await book.reserve(Take("run_1", party, 20, 0), LIMITS)).outcome is Outcome.RESERVED
+        await book.settle(ended)
+        assert (await book.reserve(Take("run_1", party, 20, 0, settled=1), LIMITS)).outcome is Outcome.RESERVED
+        await book.settle(ended)
+        use = (await book.look(party, LIMITS)).uses[0]
+        assert use.spent == 7
+        return use.reserved
+
+    assert runner.run(story()) == 20
+
+
 class World:
     """A tenant, the processes that spend for it, and two that read its counters from Postgres."""
 

@@ -14,12 +14,16 @@ from redis.exceptions import RedisError
 
 from runstream.domain.limits import Account, Limit, Measure, OpenRun, Party, Scope, Settlement, Take, Use
 from runstream.redis_script import ScriptConnection
+from runstream.storage.together import Together
 
 _REBUILD = 15.0
 """Seconds in which one process reads a tenant's counters from Postgres before another may."""
 _FRESH = 24 * 3600
 """Seconds after which they are read again, whatever has gone wrong with them unnoticed."""
 _TENANTS = "runstream:tenants-with-limits"
+
+
+_Call = tuple[Sequence[str], Sequence[str | int]]
 
 
 class Away(Exception):
@@ -57,6 +61,7 @@ class Book:
         self._redis = redis
         scripts = {name: ScriptConnection(redis, _script(name), timeout=timeout) for name in ("reserve", "settle")}
         self._reserve, self._settle = scripts["reserve"], scripts["settle"]
+        self._reserves = Together(self._reserve_all)
         self._timeout = timeout
 
     async def reserve(self, take: Take, limits: Sequence[Limit]) -> Answer:
@@ -74,13 +79,23 @@ class Book:
         for limit in limits:
             field = _field(limit.scope, limit.measure, party.of(limit.scope))
             arguments += [field, limit.window or "", limit.most, take.of(limit.measure)]
-        with _answering():
-            outcome, epoch, now, *counted = await self._reserve([_key(party.tenant)], arguments)
+        answered = await self._reserves(([_key(party.tenant)], arguments))
+        if isinstance(answered, Away):
+            raise Away(*answered.args) from answered
+        outcome, epoch, now, *counted = answered
         uses = tuple(
             Use(limit, party.of(limit.scope), int(spent), int(reserved), _moment(turns) if turns else None)
             for limit, spent, reserved, turns in zip(limits, counted[::3], counted[1::3], counted[2::3], strict=False)
         )
         return Answer(Outcome(outcome), int(epoch), _moment(now), uses)
+
+    async def _reserve_all(self, asked: Sequence[_Call]) -> list[Any]:
+        """All that was asked while the last ones were answered; nobody is asked twice, for it may have been done."""
+        try:
+            with _answering():
+                return await self._reserve.each(asked)
+        except Away as away:
+            return [away] * len(asked)
 
     async def release(self, take: Take, epoch: int, at: datetime) -> None:
         """Give back what was reserved for a run that was not made; nothing where the epoch is another one."""
