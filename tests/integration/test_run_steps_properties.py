@@ -305,7 +305,7 @@ class World:
         before = self._row
         given = await self._workers[number].store.requeue(self._run_id, mine.attempt, reason="stopped", delay=delay)
         own = (before.status, before.attempt) == ("running", mine.attempt)
-        assert given == (own and not before.cancelled)
+        assert bool(given) == (own and not before.cancelled)
         if given:
             self._forget(number, mine)
 
