@@ -22,6 +22,7 @@ from reliability import (
     rows,
     unicode_text,
     until,
+    until_status,
     user,
 )
 from runstream.embedded import Postgres
@@ -242,3 +243,26 @@ async def test_a_worker_that_postgres_lost_sight_of_adds_nothing_to_the_run_that
             assert viewer.restarts == [{"attempt": 2, "reason": "worker_lost"}]
             assert viewer.text == unicode_text(300)
             await assert_told_the_same_after_the_end(stack, caller, viewer)
+
+
+_REFUSE = "create function refuse() returns trigger language plpgsql as $$ begin raise exception 'not this one'; end $$"
+
+
+@pytest.mark.promise("P1")
+async def test_a_run_that_postgres_takes_no_change_of_keeps_no_other_from_being_taken_up(make_stack: MakeStack) -> None:
+    stack = make_stack()
+    async with user(stack) as caller:
+        run_ids = [await caller.create("unicode:100:50") for _ in range(3)]
+        for run_id in run_ids:
+            await until_status(stack, run_id, "running")
+        await rows(stack, _REFUSE)
+        when = f"for each row when (old.id = '{run_ids[0]}') execute function refuse()"
+        await rows(stack, f"create trigger refuse before update on runs {when}")
+        stack.kill(stack.workers[0])
+        worker = await asyncio.to_thread(stack.start_worker)
+        for run_id in run_ids[1:]:
+            assert (await caller.ended(run_id))["status"] == "completed"
+        assert worker.alive
+        assert "run_not_taken_up" in worker.output()
+        await rows(stack, "drop trigger refuse on runs")
+        assert (await caller.ended(run_ids[0]))["status"] == "completed"

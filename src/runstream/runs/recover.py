@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 
 from runstream.counters.book import Away, Book
 from runstream.crash_points import Point, reached
-from runstream.domain.errors import Unavailable
+from runstream.domain.errors import Unavailable, whereabouts
 from runstream.domain.run import UNKNOWN, Outcome, Status
 from runstream.domain.usage import ProviderCall, Usage
 from runstream.metrics import LAPSED, STRANDED, SWEEPS_FOUND
@@ -74,6 +74,8 @@ class Sweep:
                 log.warning("sweep_failed", error=error.message)
             except (RedisError, OSError, TimeoutError, Away) as error:
                 log.warning("sweep_failed", error=type(error).__name__)
+            except Exception as error:
+                log.error("sweep_broke", **whereabouts(error))  # noqa: TRY400 - without what it says
 
     async def once(self) -> None:
         await self._take_up_lapsed()
@@ -90,7 +92,7 @@ class Sweep:
         requeued: list[Lapsed] = []
         found = False
         for run in lapsed:
-            if await self._take_up(run, characters.get(run.run_id, 0), requeued):
+            if await self._takes_up(run, characters.get(run.run_id, 0), requeued):
                 LAPSED.inc()
                 found = True
                 log.warning("lease_lapsed", run_id=run.run_id, tenant=run.tenant, attempt=run.attempt)
@@ -127,6 +129,16 @@ class Sweep:
             for run, cursor in zip(lapsed, cursors, strict=True)
             if cursor is not None and cursor.attempt == run.attempt
         }
+
+    async def _takes_up(self, lapsed: Lapsed, characters: int, requeued: list[Lapsed]) -> bool:
+        """As `_take_up`; a run that cannot be taken up keeps no other one from it."""
+        try:
+            return await self._take_up(lapsed, characters, requeued)
+        except (Unavailable, RedisError, OSError, TimeoutError, Away):
+            raise
+        except Exception as error:
+            log.error("run_not_taken_up", run_id=lapsed.run_id, **whereabouts(error))  # noqa: TRY400 - without what it says
+            return False
 
     async def _take_up(self, lapsed: Lapsed, characters: int, requeued: list[Lapsed]) -> bool:
         if lapsed.cancel_requested:
