@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runstream.domain.ids import new_id
-from runstream.domain.run import Ending, Generation, Outcome, Request, Status
+from runstream.domain.run import Ending, Generation, KeptAnswer, Outcome, Request, Status
 from runstream.domain.usage import ProviderCall, Usage
 from runstream.storage.database import connect
 from runstream.storage.keys import KeyStore
@@ -172,6 +172,62 @@ async def test_of_many_who_try_a_run_again_one_does(store: RunStore, run_id: str
     assert claim
     assert (claim.attempt, claim.restart_reason) == (2, "retry")
     assert await outcomes(store, run_id) == [was, "running"]
+
+
+@pytest.mark.promise("P3")
+async def test_what_an_answer_is_read_on_by_is_kept_by_its_own_worker_alone_and_goes_over_to_the_next_attempt(
+    store: RunStore, run_id: str
+) -> None:
+    answer, other = KeptAnswer("local", "m-1", "resp_1"), KeptAnswer("local", "m-1", "resp_2")
+    await store.claim(run_id, "worker-1")
+    assert not await store.note_answer(run_id, 1, "worker-2", other)
+    assert await store.note_answer(run_id, 1, "worker-1", answer)
+    owed = replace(answer, owed=CALLS[1])
+    left = Generation("local", "m-1", goes_on=owed)
+    assert await store.requeue(run_id, 1, reason="worker_lost", delay=0, outcome=Outcome.LAPSED, generation=left)
+    assert not await store.note_answer(run_id, 1, "worker-1", other)
+    assert await store.unread(9) == []
+    claim = await store.claim(run_id, "worker-2")
+    assert claim
+    assert claim.resume == owed
+    assert await store.unread(9) == []
+    assert await store.requeue(run_id, 2, reason="worker_lost", delay=0, outcome=Outcome.LAPSED, generation=left)
+    claim = await store.claim(run_id, "worker-3")
+    assert claim
+    assert claim.resume == owed
+    assert await store.end(run_id, replace(ENDING, attempt=3), was=Status.RUNNING, attempt=3)
+    assert await store.unread(9) == []
+
+
+async def test_an_answer_that_waits_to_be_read_on_is_paid_for_with_its_runs_end_and_told_once(
+    store: RunStore, run_id: str, database: asyncpg.Connection
+) -> None:
+    answer = KeptAnswer("local", "m-1", "resp_1", owed=CALLS[1])
+    left = Generation("local", "m-1", calls=CALLS[:1], goes_on=answer)
+    await store.claim(run_id, "worker-1")
+    assert await store.requeue(run_id, 1, reason="worker_stopped", delay=0, generation=left)
+    assert await database.fetchval("select count(*) from ledger") == 1
+    done = await store.end(run_id, Ending(Status.CANCELLED, 2, []), was=Status.QUEUED, attempt=1)
+    assert done
+    assert (done.since, done.through, done.tokens) == (1, 2, 7), "limits count it, after what attempt 1 came to"
+    entered = await database.fetch("select attempt, call, cost from ledger order by call")
+    assert [tuple(row) for row in entered] == [(1, 1, None), (1, 2, Decimal("0.1"))]
+    run = await store.get(TENANT, run_id)
+    assert run
+    assert run.cost == Decimal("0.1")
+    assert await store.unread(9) == [replace(answer, owed=None)]
+    assert await store.unread(9) == []
+
+
+async def test_what_a_person_asks_for_again_is_not_read_on(store: RunStore, run_id: str) -> None:
+    left = Generation("local", "m-1", goes_on=KeptAnswer("local", "m-1", "resp_1", owed=CALLS[1]))
+    await store.claim(run_id, "worker-1")
+    assert await store.requeue(run_id, 1, reason="worker_stopped", delay=0, generation=left)
+    assert await store.end(run_id, Ending(Status.CANCELLED, 2, []), was=Status.QUEUED, attempt=1)
+    assert await store.retry(run_id, was=Status.CANCELLED, attempt=2, reason="retry")
+    claim = await store.claim(run_id, "worker-2")
+    assert claim
+    assert claim.resume is None
 
 
 async def test_attempts_go_with_their_run(store: RunStore, run_id: str, database: asyncpg.Connection) -> None:

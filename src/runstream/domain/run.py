@@ -61,6 +61,17 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptAnswer:
+    """An answer that its provider goes on with though nobody reads it: `id` is what it can be read by."""
+
+    provider: str
+    model: str
+    id: str
+    owed: ProviderCall | None = None
+    """The call as far as it was seen, by estimate: what is to be paid for it where nobody reads on, or nobody can."""
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """A run that this worker writes, for one attempt."""
 
@@ -76,6 +87,8 @@ class Claim:
     restart_reason: str | None
     cost: Decimal | None
     """Of the attempts before, in US dollars."""
+    resume: KeptAnswer | None = None
+    """What the attempt before left to be read on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +102,9 @@ class Generation:
     first_token_at: datetime | None = None
     calls: Sequence[ProviderCall] = ()
     """All calls that the attempt made, in order: the last one is the one that answered."""
+    goes_on: KeptAnswer | None = None
+    """What the provider still works on. Where it has something `owed`, its call is none of `calls`: it is paid for by
+    who reads on, or with the end of a run that nobody reads on."""
 
     @property
     def cost(self) -> Decimal | None:

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import Row
 
-from runstream.domain.run import AttemptRecord, Claim, Generation, Outcome, Run, Status
+from runstream.domain.run import AttemptRecord, Claim, Generation, KeptAnswer, Outcome, Run, Status
 from runstream.domain.usage import ProviderCall, Usage
 
 
@@ -79,7 +80,17 @@ def claim_of(row: Row[Any]) -> Claim:
         waited=float(row.waited),
         restart_reason=row.restart_reason,
         cost=row.cost,
+        resume=kept_answer(row.left_by, row.left_by_model, row.left, row.owed),
     )
+
+
+def kept_answer(
+    provider: str, model: str, response_id: str | None, owed: Mapping[str, Any] | None = None
+) -> KeptAnswer | None:
+    """None where there is none."""
+    if response_id is None:
+        return None
+    return KeptAnswer(provider, model, response_id, None if owed is None else _call(owed))
 
 
 def attempt_of(row: Row[Any]) -> AttemptRecord:
@@ -106,7 +117,10 @@ def generation_values(generation: Generation) -> dict[str, Any]:
         "cost": generation.cost,
     }
     calls = [_entry(number, call) for number, call in enumerate(generation.calls, 1)]
-    return {**{f"{name}_now": value for name, value in values.items()}, "provider_calls": calls}
+    left = generation.goes_on
+    owed = _entry(len(calls) + 1, left.owed) if left and left.owed else None
+    kept = {"response_id_now": left and left.id, "owed_now": owed}
+    return {**{f"{name}_now": value for name, value in values.items()}, **kept, "provider_calls": calls}
 
 
 def _entry(number: int, call: ProviderCall) -> dict[str, Any]:
@@ -123,6 +137,13 @@ def _entry(number: int, call: ProviderCall) -> dict[str, Any]:
         "cost": None if call.cost is None else str(call.cost),
         "price_version": call.price_version,
     }
+
+
+def _call(entry: Mapping[str, Any]) -> ProviderCall:
+    """The other way round."""
+    usage = Usage(entry["input_tokens"], entry["output_tokens"], entry["cached_tokens"], entry["estimated"])
+    cost = None if entry["cost"] is None else Decimal(entry["cost"])
+    return ProviderCall(entry["provider"], entry["provider_model"], usage, cost, entry["price_version"])
 
 
 def _usage(values: Mapping[Any, Any]) -> Usage | None:

@@ -10,12 +10,23 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runstream.domain.errors import Unavailable
 from runstream.domain.limits import Hold, Settlement, in_parts
-from runstream.domain.run import UNKNOWN, AttemptRecord, Claim, Ending, Generation, Outcome, Request, Run, Status
+from runstream.domain.run import (
+    UNKNOWN,
+    AttemptRecord,
+    Claim,
+    Ending,
+    Generation,
+    KeptAnswer,
+    Outcome,
+    Request,
+    Run,
+    Status,
+)
 from runstream.domain.transcript import Transcript
 from runstream.storage import statements
 from runstream.storage.budgets import held_still
 from runstream.storage.database import ask, connection_lost
-from runstream.storage.rows import attempt_of, claim_of, generation_values, made_run, run_of
+from runstream.storage.rows import attempt_of, claim_of, generation_values, kept_answer, made_run, run_of
 from runstream.storage.tables import runs
 from runstream.storage.together import Together
 
@@ -43,6 +54,7 @@ class Lapsed(NamedTuple):
     max_attempts: int
     queue: str
     cancel_requested: bool
+    kept: KeptAnswer | None
 
 
 class Queued(NamedTuple):
@@ -180,6 +192,7 @@ class RunStore:
         return await self._ending(
             statements.REQUEUE,
             since=attempt - 1,
+            through=attempt,
             ended=False,
             changed_run=run_id,
             expected_attempt=attempt,
@@ -199,6 +212,7 @@ class RunStore:
         return await self._ending(
             statements.END,
             since=attempt - 1 if was is Status.RUNNING else attempt,
+            through=attempt if was is Status.RUNNING else ending.attempt,  # with what an attempt before left owed
             ended=True,
             changed_run=run_id,
             was=was,
@@ -264,7 +278,28 @@ class RunStore:
 
     async def lapsed(self, limit: int) -> list[Lapsed]:
         """Runs whose worker's lease has run out."""
-        return [Lapsed(*row) for row in await self._ask(statements.LAPSED, most=limit)]
+        rows = await self._ask(statements.LAPSED, most=limit)
+        return [
+            Lapsed(row.id, row.tenant, row.attempt, row.max_attempts, row.queue, row.cancel_requested, _kept(row))
+            for row in rows
+        ]
+
+    async def note_answer(self, run_id: str, attempt: int, worker: str, answer: KeptAnswer) -> bool:
+        """Keep with an attempt what its answer can be read on by; False where it is not this worker's, or is over."""
+        rows = await self._ask(
+            statements.NOTE_ANSWER,
+            changed_run=run_id,
+            expected_attempt=attempt,
+            by=worker,
+            answered_by=answer.provider,
+            answered_as=answer.model,
+            answered_in=answer.id,
+        )
+        return bool(rows)
+
+    async def unread(self, limit: int) -> list[KeptAnswer]:
+        """Answers that providers go on with for nobody, each told once."""
+        return [KeptAnswer(*row) for row in await self._ask(statements.UNREAD, most=limit)]
 
     async def stranded(self, *, overdue: float, limit: int) -> list[Queued]:
         """Queued runs whose job should have been taken up `overdue` seconds ago; they count as enqueued anew.
@@ -284,9 +319,9 @@ class RunStore:
             return await self._ask(statement, **values)
 
     async def _ending(
-        self, statement: Executable, *, since: int, ended: bool, expected_attempt: int, **values: Any
+        self, statement: Executable, *, since: int, through: int, ended: bool, **values: Any
     ) -> Settlement | None:
-        rows = await self._ask(statement, expected_attempt=expected_attempt, **values)
+        rows = await self._ask(statement, **values)
         if not rows:
             return None
         row = rows[0]
@@ -294,13 +329,17 @@ class RunStore:
             tenant=row.tenant,
             run_id=row.id,
             since=since,
-            through=expected_attempt,
+            through=through,
             tokens=int(row.tokens),
             cost=in_parts(row.cost),
             at=row.at,
             ended=ended,
             reserved=row.reserved_tokens is not None,
         )
+
+
+def _kept(row: Row[Any]) -> KeptAnswer | None:
+    return kept_answer(row.provider, row.provider_model, row.response_id)
 
 
 def _earlier(rows: Sequence[Row[Any]], body_hash: bytes | None) -> Inserted:

@@ -3,12 +3,15 @@
 A change of a run and that of its attempt are one statement: there is no state with one and without the other.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import (
+    CTE,
     BigInteger,
     BindParameter,
     Interval,
+    Numeric,
     Select,
     String,
     Update,
@@ -21,6 +24,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    literal_column,
     or_,
     select,
     true,
@@ -139,10 +143,14 @@ _GENERATION: dict[str, BindParameter[Any]] = {
 }
 """Of the run that ends with an attempt, and of the attempt."""
 _COST: BindParameter[Any] = bindparam("cost_now", type_=runs.c.cost.type)
-_SPENT = case(
-    (runs.c.status == Status.RUNNING, func.coalesce(runs.c.cost + _COST, runs.c.cost, _COST)), else_=runs.c.cost
+_OWED = (
+    select(attempts.c.owed["cost"].astext.cast(Numeric))
+    .where(attempts.c.run_id == runs.c.id, attempts.c.attempt == runs.c.attempt)
+    .scalar_subquery()
 )
-"""What the run has cost, its attempts before and the one that goes on."""
+_NEW_COST = case((runs.c.status == Status.RUNNING, _COST), else_=_OWED)
+_SPENT = func.coalesce(runs.c.cost + _NEW_COST, runs.c.cost, _NEW_COST)
+"""What the run has cost: its attempts before, and the one that goes on or what the last one left unread."""
 _CALL = (
     "call",
     "provider",
@@ -162,24 +170,49 @@ _CALLS = (
 
 
 def _beginning(claim: Update) -> Select[Any]:
-    """`claim`, with a row for the attempt that it begins."""
+    """`claim`, with a row for the attempt that it begins, to which the answer that the last one left goes over."""
     claimed = claim.cte("claimed")
+    last = attempts.alias("last")
+    left = and_(
+        last.c.run_id == claimed.c.id,
+        last.c.attempt == claimed.c.attempt - 1,
+        last.c.outcome.in_([Outcome.LAPSED, Outcome.HANDED_BACK, Outcome.RETRIED]),
+        last.c.response_id.is_not(None),
+    )
     columns = {
         "run_id": claimed.c.id,
         "attempt": claimed.c.attempt,
         "tenant": claimed.c.tenant,
         "worker": claimed.c.worker,
         "outcome": literal(Outcome.RUNNING, attempts.c.outcome.type),
+        **{name: last.c[name] for name in ("provider", "provider_model", "response_id")},
     }
-    begun = insert(attempts).from_select([*columns], select(*columns.values())).cte("begun")
-    return select(claimed).add_cte(begun)
+    from_last = claimed.outerjoin(last, left)
+    begun = insert(attempts).from_select([*columns], select(*columns.values()).select_from(from_last)).cte("begun")
+    given = (
+        update(attempts)
+        .where(
+            attempts.c.run_id == claimed.c.id,
+            attempts.c.attempt == claimed.c.attempt - 1,
+            attempts.c.response_id.is_not(None),
+        )
+        .values(response_id=None, owed=None)
+        .cte("given")
+    )
+    found = {"left_by": "provider", "left_by_model": "provider_model", "left": "response_id", "owed": "owed"}
+    return (
+        select(claimed, *(last.c[column].label(name) for name, column in found.items()))
+        .select_from(from_last)
+        .add_cte(begun)
+        .add_cte(given)
+    )
 
 
-def _ending(change: Update) -> Select[Any]:
+def _ending(change: Update, was: BindParameter[str] | None = None) -> Select[Any]:
     """`change`, with the row of the attempt that it ends, and the calls that it made in the ledger.
 
     Answers what was spent where it changed something. An attempt that has ended stays as it is, and is not paid for
-    again: the run was waiting for another one.
+    again: the run `was` waiting for another one. What is owed for an answer that this one would have read is paid now.
     """
     changed = change.returning(
         runs.c.id, runs.c.tenant, runs.c.user_id, runs.c.feature, runs.c.model, runs.c.reserved_tokens
@@ -196,6 +229,8 @@ def _ending(change: Update) -> Select[Any]:
             error=bindparam("attempt_error"),
             ended_at=func.now(),
             cost=_COST,
+            response_id=bindparam("response_id_now"),
+            owed=bindparam("owed_now"),
             **_GENERATION,
         )
         .returning(attempts.c.run_id, attempts.c.attempt, attempts.c.tenant)
@@ -211,9 +246,10 @@ def _ending(change: Update) -> Select[Any]:
         **{name: _CALLS.c[name] for name in _CALL},
     }
     entries = select(*entry.values()).select_from(closed.join(changed, closed.c.run_id == changed.c.id))
+    called = entries.join_from(closed, _CALLS, true())
     entered = (
         insert(ledger)
-        .from_select([*entry], entries.join_from(closed, _CALLS, true()))
+        .from_select([*entry], called if was is None else called.union_all(_owed_by(changed, was, [*entry])))
         .returning(ledger.c.input_tokens, ledger.c.output_tokens, ledger.c.cost)
         .cte("entered")
     )
@@ -226,6 +262,27 @@ def _ending(change: Update) -> Select[Any]:
         select(func.coalesce(tokens, 0)).scalar_subquery().label("tokens"),
         select(func.coalesce(func.sum(entered.c.cost), 0)).scalar_subquery().label("cost"),
     ).add_cte(closed)
+
+
+def _owed_by(changed: CTE, was: BindParameter[str], names: Sequence[str]) -> Select[Any]:
+    """The ledger's entry for an answer that the last attempt left to be read on, where the run ends without another."""
+    one = func.jsonb_to_record(attempts.c.owed)
+    columns = (column(name, ledger.c[name].type) for name in _CALL)
+    call = one.table_valued(*columns).render_derived("one", with_types=True)
+    entry = {
+        "run_id": attempts.c.run_id,
+        "attempt": attempts.c.attempt,
+        "tenant": attempts.c.tenant,
+        "user_id": changed.c.user_id,
+        "feature": changed.c.feature,
+        "model": changed.c.model,
+        **{name: call.c[name] for name in _CALL},
+    }
+    return (
+        select(*(entry[name] for name in names))
+        .select_from(changed.join(attempts, attempts.c.run_id == changed.c.id).join(call, true()))
+        .where(literal(Status.QUEUED) == was, attempts.c.attempt == _EXPECTED, attempts.c.owed.is_not(None))
+    )
 
 
 CLAIM = _beginning(
@@ -289,7 +346,8 @@ END = _ending(
         finish_reason=bindparam("finished_for"),
         cost=_SPENT,
         **_GENERATION,
-    )
+    ),
+    was=_WAS,
 )
 _RETRY = (
     update(runs)
@@ -353,6 +411,40 @@ REQUEST_CANCEL = (
     .values(cancel_requested_at=func.coalesce(runs.c.cancel_requested_at, func.now()))
     .returning(runs.c.worker)
 )
+NOTE_ANSWER = (
+    update(attempts)
+    .where(
+        attempts.c.run_id == _CHANGED,
+        attempts.c.attempt == _EXPECTED,
+        attempts.c.worker == bindparam("by"),
+        attempts.c.outcome == Outcome.RUNNING,
+    )
+    .values(
+        provider=bindparam("answered_by"), provider_model=bindparam("answered_as"), response_id=bindparam("answered_in")
+    )
+    .returning(attempts.c.run_id)
+)
+_UNREAD = (
+    select(
+        attempts.c.run_id, attempts.c.attempt, attempts.c.provider, attempts.c.provider_model, attempts.c.response_id
+    )
+    .join(runs, runs.c.id == attempts.c.run_id)
+    .where(
+        attempts.c.response_id.is_not(None),
+        literal_column("attempts.outcome <> 'running'"),
+        or_(runs.c.status != Status.QUEUED, runs.c.attempt != attempts.c.attempt),
+    )
+    .limit(bindparam("most"))
+    .with_for_update(of=attempts, skip_locked=True)
+    .cte("unread")
+)
+UNREAD = (
+    update(attempts)
+    .where(attempts.c.run_id == _UNREAD.c.run_id, attempts.c.attempt == _UNREAD.c.attempt)
+    .values(response_id=None, owed=None)
+    .returning(_UNREAD.c.provider, _UNREAD.c.provider_model, _UNREAD.c.response_id)
+)
+"""Answers that are left with an attempt and that no other one will take up; none is answered twice."""
 LAPSED = (
     select(
         runs.c.id,
@@ -360,8 +452,12 @@ LAPSED = (
         runs.c.attempt,
         runs.c.max_attempts,
         runs.c.queue,
-        runs.c.cancel_requested_at.is_not(None),
+        runs.c.cancel_requested_at.is_not(None).label("cancel_requested"),
+        attempts.c.provider,
+        attempts.c.provider_model,
+        attempts.c.response_id,
     )
+    .outerjoin(attempts, and_(attempts.c.run_id == runs.c.id, attempts.c.attempt == runs.c.attempt))
     .where(
         runs_are(Status.RUNNING),
         runs.c.worker.not_in(select(workers.c.id).where(workers.c.lease_until >= func.now())),

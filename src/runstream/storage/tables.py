@@ -167,6 +167,11 @@ attempts = Table(
     Column("cached_tokens", Integer),
     Column("usage_estimated", Boolean, nullable=False, server_default=text("false")),
     Column("cost", Numeric(20, 10)),
+    # What the provider calls an answer that it goes on with by itself. It stands with one attempt of a run: the one
+    # that reads it, or the last one that did. What is still there when nobody will take it up is to be stopped.
+    Column("response_id", Text),
+    # An entry of the ledger, by estimate: entered where the run ends before another attempt reads that answer.
+    Column("owed", JSONB(none_as_null=True)),
     _time("started_at", required=True),
     _time("first_token_at"),
     _time("ended_at"),
@@ -174,6 +179,12 @@ attempts = Table(
         "outcome in ('running','completed','failed','cancelled','retried','handed_back','lapsed')", name="outcome"
     ),
     CheckConstraint("(ended_at is null) = (outcome = 'running')", name="ended"),
+    Index(
+        "ix_attempts_left",
+        "run_id",
+        "attempt",
+        postgresql_where=text("response_id is not null and outcome <> 'running'"),
+    ),
 )
 
 
