@@ -5,6 +5,7 @@ from typing import Any, Generic, TypeVar
 
 import httpx
 
+from runstream.domain.errors import ProviderAnswerLost
 from runstream.providers.account import Account, error_body
 from runstream.providers.base import Call
 
@@ -35,8 +36,10 @@ class Dialects(Generic[D]):
     async def open(self, call: Call, connect: float, key: str | None = None) -> httpx.Response:
         """The head of an accepted answer. A refusal that teaches a dialect is answered in it, at once.
 
-        Raises a `ProviderError`.
+        Raises a `ProviderError`; `ProviderAnswerLost` for a call that resumes: this way none is.
         """
+        if call.resume is not None:
+            raise ProviderAnswerLost
         known = dialect = self._learned.get(call.model, self._first)
         asked: list[Mapping[str, Any]] = []
         while True:
