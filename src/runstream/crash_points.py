@@ -28,6 +28,8 @@ class Point(StrEnum):
     """A job was taken from the queue, its run was not."""
     CLAIM_COMMITTED = "claim.committed"
     """A run is this worker's, and nothing was said of it."""
+    ANSWER_KNOWN = "answer.known"
+    """A provider said what its answer can be read on by, and nobody has written it down."""
     FIRST_TOKEN = "token.first"  # noqa: S105 - a model's token
     """The model began to answer, and nobody has seen it."""
     SETTLE_BEGUN = "settle.begun"

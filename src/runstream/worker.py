@@ -84,6 +84,7 @@ class _Process:
             features=FEATURES,
             retry_delays=settings.retry_delays,
             max_output_chars=settings.max_output_chars,
+            lease_holds=self._lease.holds,
         )
         self._sweep = Sweep(
             store=store,
@@ -96,6 +97,7 @@ class _Process:
             interval=settings.sweep_interval,
             steady=lambda: self._lease.steady,
             call_unseen=gateway.call_unseen,
+            stop_answer=gateway.stop,
         )
 
     async def run(self) -> None:

@@ -10,10 +10,11 @@ import pytest
 
 from raw_server import CALL, PATIENT, Answer, RawServer, answer, events, raw_server, refusal
 from runstream.domain.errors import ProviderError, ProviderRateLimited, ProviderRefused, ProviderUnavailable
+from runstream.domain.run import KeptAnswer
 from runstream.gateway.circuits import Circuits
 from runstream.gateway.generate import Gateway
 from runstream.gateway.pricing import Prices
-from runstream.gateway.routes import Routes
+from runstream.gateway.routes import Routes, Target
 from runstream.providers.base import ProviderConfig, TextDelta
 from runstream.providers.registry import build
 
@@ -37,6 +38,27 @@ class Clock:
         return self.now
 
 
+class Asker:
+    """`tried` names the providers that were asked."""
+
+    kept = False
+
+    def __init__(self) -> None:
+        self.tried: list[str] = []
+
+    def trying(self, target: Target, _: KeptAnswer | None) -> None:
+        self.tried.append(target.provider)
+
+    def resumable(self, _: Target, __: str) -> None:
+        raise AssertionError("chat completions cannot be resumed")
+
+    def keep(self) -> bool:
+        return self.kept
+
+    def not_resumed(self, error: ProviderError) -> None:
+        raise AssertionError("nothing was to be resumed") from error
+
+
 class Case:
     """A gateway whose model `m` stands for one target at each server, in order."""
 
@@ -48,8 +70,9 @@ class Case:
 
     async def text(self) -> str:
         """What the model says; `tried` names the providers that were asked for it."""
-        self.tried = []
-        async with self.gateway.generate("m", CALL.prompt, lambda target: self.tried.append(target.provider)) as said:
+        asker = Asker()
+        self.tried = asker.tried
+        async with self.gateway.generate("m", CALL.prompt, asker) as said:
             pieces = [*said.head, *[piece async for piece in said.rest]]
         return "".join(piece.text for piece in pieces if isinstance(piece, TextDelta))
 
@@ -118,7 +141,7 @@ async def test_a_target_that_keeps_failing_is_passed_over_until_a_trial_finds_it
 
 
 async def test_a_call_that_answered_before_a_target_failed_makes_no_second_trial_when_it_ends() -> None:
-    tried: list[str] = []
+    asker = Asker()
 
     async def never(_: asyncio.StreamWriter) -> None:
         trying.set()
@@ -126,15 +149,15 @@ async def test_a_call_that_answered_before_a_target_failed_makes_no_second_trial
 
     trying = asyncio.Event()
     async with case([WELL] + [AWAY] * 5 + [never], [WELL]) as asked:
-        async with asked.gateway.generate("m", CALL.prompt, lambda target: tried.append(target.provider)):
+        async with asked.gateway.generate("m", CALL.prompt, asker):
             assert await asked.texts(5) == ["Hello"] * 5
             asked.clock.now += 10
             trial = asyncio.create_task(asked.text())
             await asyncio.wait_for(trying.wait(), 20)
-        assert tried == ["a"]
-        async with asked.gateway.generate("m", CALL.prompt, lambda target: tried.append(target.provider)):
+        assert asker.tried == ["a"]
+        async with asked.gateway.generate("m", CALL.prompt, asker):
             pass
-        assert tried == ["a", "b"]
+        assert asker.tried == ["a", "b"]
         trial.cancel()
         await asyncio.wait([trial])
 

@@ -76,7 +76,7 @@ async def test_every_event_that_a_reader_meets_is_described(document, caller):
     answer = document["paths"]["/v1/runs/{run_id}/events"]["get"]["responses"]["200"]
     for event in answer["content"]["text/event-stream"]["schema"]["oneOf"]:
         schema = resolved(document, event["properties"]["data"]["contentSchema"]["$ref"])
-        described.add((event["properties"]["event"]["const"], frozenset(schema["properties"])))
+        described.add((event["properties"]["event"]["const"], frozenset(schema["required"])))
     met = set()
     for model in ("sim:2", "reasoning:1:1", "tools:1", "error:1", "flaky:1:2.5", "hang:1"):
         run_id = await caller.create(model)

@@ -22,7 +22,8 @@ def test_each_point_is_reached_at_one_place() -> None:
 
 
 def test_a_process_dies_at_each_point_in_some_test() -> None:
-    tests = (ROOT / "tests/acceptance/test_crash_points.py").read_text()
+    files = (ROOT / "tests/acceptance" / name for name in ("test_crash_points.py", "test_background.py"))
+    tests = "".join(file.read_text() for file in files)
     assert set(NAMED.findall(tests)) == {point.name for point in Point}
 
 

@@ -368,10 +368,15 @@ class ToolCallArguments(BaseModel):
 
 
 class Restarted(BaseModel):
-    """`run.restarted`: forget all so far, the next attempt begins."""
+    """`run.restarted`: forget all so far, the next attempt begins.
+
+    With `resumed` it reads on what its provider has gone on with: the same text comes again, at once. Where the
+    provider has lost it, a `run.restarted` of the same attempt without it says so.
+    """
 
     attempt: int
     reason: str
+    resumed: Literal[True] | None = None
 
 
 class Completed(BaseModel):

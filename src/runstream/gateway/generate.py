@@ -1,24 +1,36 @@
 """Make a model call at the first target that answers."""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import NamedTuple
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import structlog
 
 from runstream.domain.errors import (
     InvalidField,
+    ProviderAnswerLost,
     ProviderError,
     ProviderProtocolError,
     ProviderTimeout,
     ProviderUnavailable,
 )
 from runstream.domain.prompt import Prompt
+from runstream.domain.run import KeptAnswer
 from runstream.domain.usage import ProviderCall, Usage
 from runstream.gateway.circuits import Circuits
 from runstream.gateway.pricing import Prices
 from runstream.gateway.routes import Routes, Target
-from runstream.providers.base import Call, Piece, Provider, ReasoningDelta, TextDelta, Timeouts, ToolCallDelta
+from runstream.providers.base import (
+    Call,
+    Piece,
+    Provider,
+    ReasoningDelta,
+    Resumable,
+    TextDelta,
+    Timeouts,
+    ToolCallDelta,
+)
 
 _SAID = (TextDelta, ReasoningDelta, ToolCallDelta)
 _FAILURES = (ProviderUnavailable, ProviderTimeout, ProviderProtocolError)
@@ -43,6 +55,31 @@ class Answer(NamedTuple):
         return isinstance(self.head[-1], _SAID)
 
 
+class Asking(Protocol):
+    """Who asks: told how it goes before there is an answer, and asked what is to become of one that is left."""
+
+    def trying(self, target: Target, resume: KeptAnswer | None) -> None:
+        """This target is about to be called; or, with `resume`, that answer is about to be read there."""
+        ...
+
+    def resumable(self, target: Target, name: str) -> None:
+        """What the target's answer can be read on by is known."""
+        ...
+
+    def keep(self) -> bool:
+        """See `Call.keep`."""
+        ...
+
+    @property
+    def kept(self) -> bool:
+        """Whether the answer that was left is to be read on by somebody."""
+        ...
+
+    def not_resumed(self, error: ProviderError) -> None:
+        """The answer that was to be resumed is not to be had: another one is asked for."""
+        ...
+
+
 class Gateway:
     def __init__(
         self,
@@ -65,62 +102,91 @@ class Gateway:
             for number, target in enumerate(tried, 1)
         ]
 
-    def call_unseen(self, model: str, usage: Usage) -> ProviderCall:
-        """As `calls`, for a call of which only its result is known: it counts as the model's first target's."""
+    def call_unseen(self, model: str, usage: Usage, answer: KeptAnswer | None = None) -> ProviderCall:
+        """As `calls`, for a call of which only its result is known, and maybe what it could be read on by.
+
+        Otherwise it counts as the model's first target's.
+        """
+        if answer and answer.provider in self._providers:
+            return self._prices.called(Target(answer.provider, answer.model), usage)
         try:
             return self._prices.called(self._routes.targets(model)[0], usage)
         except InvalidField:  # the model is not configured any more
             return ProviderCall("unknown", model, usage)
 
-    @asynccontextmanager
-    async def generate(self, model: str, prompt: Prompt, trying: Callable[[Target], None]) -> AsyncIterator[Answer]:
-        """Yield the answer of the first target that begins to give one; `trying` is told of each before it is called.
+    async def stop(self, answer: KeptAnswer) -> None:
+        """Have a provider stop an answer that nobody will read, as well as that can be done."""
+        if provider := self._providers.get(answer.provider):
+            with suppress(ProviderError):
+                async with provider.stream(Call(answer.model, Prompt(()), answer.id), self._timeouts):
+                    pass  # left at once, and not to be kept
 
-        Targets that have been failing, and those whose keys all rest, are passed over; where that leaves none, all of
-        them are tried. Raises the last one's ProviderError; leaving the context closes the call.
+    @asynccontextmanager
+    async def generate(
+        self, model: str, prompt: Prompt, asking: Asking, resume: KeptAnswer | None = None
+    ) -> AsyncIterator[Answer]:
+        """Yield the answer to `resume`, from its beginning, or that of the first target that begins to give one.
+
+        Targets are asked in the place of an answer that is not to be had, and is not kept for somebody else. Those that
+        have been failing, and those whose keys all rest, are passed over; where that leaves none, all of them are
+        tried. Raises the last one's ProviderError; leaving the context closes the call.
         """
         refused: ProviderError | None = None
-        for target in self._candidates(self._routes.targets(model)):
+        for target, kept in self._candidates(self._routes.targets(model), resume):
             if refused is not None:
                 log.warning("fallback", provider=target.provider, model=target.model, code=refused.code)
-            trying(target)
+            asking.trying(target, kept)
             answered = False
-            call = Call(target.model, prompt)
+            call = Call(target.model, prompt, kept.id if kept else None, asking.keep)
             try:
-                async with self._providers[target.provider].stream(call, self._timeouts) as pieces:
-                    head = await _head(pieces)
+                async with self._provider(target).stream(call, self._timeouts) as pieces:
+                    head = await _head(pieces, partial(asking.resumable, target))
                     answered = True
                     self._circuits.answered(target)
                     yield Answer(head, pieces)
             except ProviderError as error:
                 if isinstance(error, _FAILURES):
                     self._circuits.failed(target)
-                if answered:
+                if answered or asking.kept:
                     raise
+                if kept is not None:
+                    asking.not_resumed(error)
                 refused = error
             else:
                 return
             finally:
-                if not answered:
+                if not answered and kept is None:  # whoever resumes was not let through on trial
                     self._circuits.left(target)
         if refused is not None:
             raise refused
 
-    def _candidates(self, targets: Sequence[Target]) -> Iterator[Target]:
+    def _candidates(
+        self, targets: Sequence[Target], resume: KeptAnswer | None
+    ) -> Iterator[tuple[Target, KeptAnswer | None]]:
         """Asks about each target when its turn comes: who is let through to a failing one is on trial there."""
+        if resume is not None:
+            yield Target(resume.provider, resume.model), resume
         none = True
         for target in targets:
             if not self._providers[target.provider].rests() and self._circuits.admits(target):
                 none = False
-                yield target
+                yield target, None
         if none:
-            yield from targets
+            yield from ((target, None) for target in targets)
+
+    def _provider(self, target: Target) -> Provider:
+        """Raises ProviderAnswerLost where there is none: of all candidates only one to resume may be of another day."""
+        if provider := self._providers.get(target.provider):
+            return provider
+        raise ProviderAnswerLost
 
 
-async def _head(pieces: AsyncIterator[Piece]) -> Sequence[Piece]:
+async def _head(pieces: AsyncIterator[Piece], resumable: Callable[[str], None]) -> Sequence[Piece]:
     """All that comes up to the first token; where there is none, all there is."""
     head: list[Piece] = []
     async for piece in pieces:
+        if isinstance(piece, Resumable):
+            resumable(piece.id)
         head.append(piece)
         if isinstance(piece, _SAID):
             break

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -27,7 +27,8 @@ from runstream.metrics import FENCED, FIRST_TOKEN, NOT_ENQUEUED, QUEUE_WAIT, RET
 from runstream.providers.base import Finished, Opened, Piece, ReasoningDelta, TextDelta, ToolCallDelta
 from runstream.queue.enqueue import JobQueue
 from runstream.runs.attempt import Attempt, Stop
-from runstream.runs.finish import completed, count, settle, terminal_event
+from runstream.runs.finish import completed, count, owing, settle, terminal_event
+from runstream.runs.note import Note
 from runstream.storage.leases import Held
 from runstream.storage.runs import RunStore
 from runstream.stream.writer import WriteLoop
@@ -59,6 +60,7 @@ class Execute:
         features: Mapping[str, Feature],
         retry_delays: Sequence[float],
         max_output_chars: int,
+        lease_holds: Callable[[], bool] = lambda: True,
     ) -> None:
         self._worker = worker
         self._store = store
@@ -69,6 +71,7 @@ class Execute:
         self._features = features
         self._retry_delays = retry_delays
         self._max_output_chars = max_output_chars
+        self._lease_holds = lease_holds
         self._claiming: list[str] = []
         self._attempts: dict[tuple[str, int], Attempt] = {}
         self._leaving = False
@@ -88,12 +91,19 @@ class Execute:
             return
         reached(Point.CLAIM_COMMITTED)
         QUEUE_WAIT.observe(claim.waited)
-        attempt = Attempt(claim, lambda fenced: self._write_loop.open(run_id, claim.attempt, fenced))
+        attempt = Attempt(
+            claim,
+            lambda fenced: self._write_loop.open(run_id, claim.attempt, fenced),
+            Note(self._store, self._worker, claim),
+            self._lease_holds,
+        )
         self._attempts[run_id, claim.attempt] = attempt
         RUNNING.inc()
         with bound_contextvars(run_id=run_id, tenant=claim.tenant, attempt=claim.attempt):
             try:
-                await self._settle(attempt, await self._stream(attempt))
+                raised = await self._stream(attempt)
+                await attempt.written_down()
+                await self._settle(attempt, raised)
             finally:
                 RUNNING.dec()
                 del self._attempts[run_id, claim.attempt]
@@ -124,12 +134,7 @@ class Execute:
             attempt.stop(Stop.HANDED_BACK)
 
     async def _stream(self, attempt: Attempt) -> BaseException | None:
-        claim = attempt.claim
-        if claim.attempt == 1:
-            attempt.writer.append(events.STARTED, {"run_id": claim.run_id, "attempt": 1, "model": claim.model})
-        else:
-            reason = claim.restart_reason or "unknown"
-            attempt.writer.append(events.RESTARTED, {"attempt": claim.attempt, "reason": reason})
+        attempt.open()
         leaving = Stop.HANDED_BACK if self._leaving else None
         return await attempt.run(asyncio.create_task(self._generate(attempt)), stop=leaving)
 
@@ -137,16 +142,20 @@ class Execute:
         claim = attempt.claim
         began = time.monotonic()
         prompt = self._features[claim.feature].prompt(claim.input)
-        async with self._gateway.generate(claim.model, prompt, attempt.tried.append) as answer:
+        async with self._gateway.generate(claim.model, prompt, attempt, claim.resume) as answer:
             if answer.begun:
                 attempt.first_token()
                 FIRST_TOKEN.observe(time.monotonic() - began)
             for piece in answer.head:
                 if self._take(attempt, piece):
                     return
-            async for piece in answer.rest:
-                if self._take(attempt, piece):
-                    return
+            try:
+                async for piece in answer.rest:
+                    if self._take(attempt, piece):
+                        return
+            except ProviderError as error:  # to be known before the call is left
+                attempt.failure = error
+                raise
         if attempt.finish_reason is None:
             raise ProviderProtocolError("The provider's answer ended without a finish reason.")
 
@@ -190,10 +199,10 @@ class Execute:
         return _full(attempt, len(piece.arguments) > room)
 
     def _room(self, attempt: Attempt) -> int:
-        """How many characters the model may still say, of all kinds: one event came before them."""
+        """How many characters the model may still say, of all kinds."""
         if attempt.writer.transcript.parts >= MOST_PARTS:
             return 0
-        return self._max_output_chars + 1 - attempt.writer.transcript.end - attempt.names
+        return self._max_output_chars + attempt.opened_at - attempt.writer.transcript.end - attempt.names
 
     async def _settle(self, attempt: Attempt, raised: BaseException | None) -> None:
         if attempt.stopped is Stop.FENCED:
@@ -235,7 +244,7 @@ class Execute:
                 delay=delay,
                 outcome=outcome,
                 error=error,
-                generation=self._generation(attempt),
+                generation=owing(self._generation(attempt)),
             )
         except Unavailable as gone:
             log.warning("attempt_not_handed_back", error=gone.message)  # the lease lets go of it
@@ -287,8 +296,14 @@ class Execute:
         """What it came to; its usage estimated where the provider took the call on and did not say."""
         characters = attempt.writer.transcript.characters
         usage = attempt.usage
-        if usage is None and (characters or attempt.request_id):
+        if usage is None and (characters or attempt.request_id or attempt.answer):
             usage = estimate(attempt.claim.input, characters)
+        owed = attempt.claim.resume and attempt.claim.resume.owed
+        if usage and usage.estimated and owed and owed.usage and not attempt.begun_anew:
+            usage = max(usage, owed.usage, key=lambda usage: usage.output_tokens)  # of what was read of it, or before
+        calls = self._gateway.calls(attempt.tried, usage)
+        if owed and (attempt.begun_anew or not calls):
+            calls[:1] = [owed]
         target = attempt.tried[-1] if attempt.tried else None
         return Generation(
             provider=target.provider if target else None,
@@ -296,7 +311,8 @@ class Execute:
             provider_request_id=attempt.request_id,
             usage=usage,
             first_token_at=attempt.first_token_at,
-            calls=self._gateway.calls(attempt.tried, usage),
+            calls=calls,
+            goes_on=attempt.answer if attempt.kept else None,
         )
 
     def _fenced(self) -> None:

@@ -2,9 +2,10 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from redis.exceptions import RedisError
@@ -15,7 +16,7 @@ from runstream.domain import events
 from runstream.domain.cursor import Cursor
 from runstream.domain.errors import Unavailable
 from runstream.domain.limits import Settlement
-from runstream.domain.run import UNKNOWN, Ending, Generation, Run, Status
+from runstream.domain.run import UNKNOWN, Ending, Generation, KeptAnswer, Run, Status
 from runstream.domain.transcript import Transcript
 from runstream.domain.usage import ProviderCall, Usage, dollars, estimate
 from runstream.metrics import ENDED, ENDS_HELD
@@ -32,6 +33,12 @@ _EVENTS = {
 }
 
 log = structlog.get_logger(__name__)
+
+
+class CallUnseen(Protocol):
+    """See `Gateway.call_unseen`."""
+
+    def __call__(self, model: str, usage: Usage, answer: KeptAnswer | None = None) -> ProviderCall: ...
 
 
 def completed(usage: Usage | None, cost: Decimal | None, finish_reason: str) -> dict[str, Any]:
@@ -107,14 +114,16 @@ async def end_unwritten(
     status: Status,
     reason: str,
     error: Mapping[str, Any] | None = None,
-    call_unseen: Callable[[str, Usage], ProviderCall] | None = None,
+    call_unseen: CallUnseen | None = None,
+    kept: KeptAnswer | None = None,
 ) -> bool:
     """End a run that no worker writes; False where its status or attempt is not `run`'s any more.
 
     The end takes the next attempt's number, so that whoever still writes the last one is fenced, and every reader
     sees the end as something new, wherever it was. Where there was an attempt, readers are told to forget it, for
     `reason`, and given again as much of what it said as is left in the log, unless its end was taken back: what they
-    hold is then what the row holds. `call_unseen` says what the ledger keeps of an attempt that goes on.
+    hold is then what the row holds. `call_unseen` says what the ledger keeps of an attempt that goes on, and `kept` is
+    what that one's answer could have been read on by.
     """
     transcript = Transcript(run.attempt + 1)
     if run.attempt:
@@ -132,7 +141,7 @@ async def end_unwritten(
         reasoning=transcript.reasoning() or None,
         tool_calls=transcript.tool_calls() or None,
         error=error,
-        generation=unseen(run.model, run.input or {}, characters, call_unseen),
+        generation=unseen(run.model, run.input or {}, characters, call_unseen, kept),
     )
     done = await store.end(run.id, ending, was=run.status, attempt=run.attempt)
     if done is None:
@@ -151,13 +160,26 @@ def unseen(
     model: str,
     input: Mapping[str, Any],
     characters: int,
-    call: Callable[[str, Usage], ProviderCall] | None,
+    call: CallUnseen | None,
+    kept: KeptAnswer | None = None,
 ) -> Generation:
-    """What is known of an attempt of which only so much that it said is left."""
+    """What is known of an attempt of which only so much that it said is left, and what its answer can be read on by."""
+    if kept is not None and call is not None:
+        usage = estimate(input, characters)
+        return Generation(kept.provider, kept.model, usage=usage, calls=[call(model, usage, kept)], goes_on=kept)
     if not characters:
         return UNKNOWN
     usage = estimate(input, characters)
     return Generation(usage=usage, calls=[call(model, usage)] if call else ())
+
+
+def owing(generation: Generation) -> Generation:
+    """The same, where another attempt is to follow: the call that it reads on is not paid for now."""
+    answer = generation.goes_on
+    if answer is None or not generation.calls:
+        return generation
+    *calls, owed = generation.calls
+    return replace(generation, calls=calls, goes_on=replace(answer, owed=owed))
 
 
 async def _take_what_is_left(transcript: Transcript, token_log: TokenLog, run: Run) -> None:

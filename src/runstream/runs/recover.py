@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
 
 import structlog
 from redis.exceptions import RedisError
@@ -10,11 +11,10 @@ from redis.exceptions import RedisError
 from runstream.counters.book import Away, Book
 from runstream.crash_points import Point, reached
 from runstream.domain.errors import Unavailable, whereabouts
-from runstream.domain.run import UNKNOWN, Outcome, Status
-from runstream.domain.usage import ProviderCall, Usage
+from runstream.domain.run import UNKNOWN, KeptAnswer, Outcome, Status
 from runstream.metrics import LAPSED, STRANDED, SWEEPS_FOUND
 from runstream.queue.enqueue import JobQueue
-from runstream.runs.finish import count, end_unwritten, unseen
+from runstream.runs.finish import CallUnseen, count, end_unwritten, owing, unseen
 from runstream.runs.reconcile import Reconcile
 from runstream.storage.leases import LeaseStore
 from runstream.storage.runs import Lapsed, RunStore
@@ -46,12 +46,13 @@ class Sweep:
         queue: str,
         interval: float,
         steady: Callable[[], bool],
-        call_unseen: Callable[[str, Usage], ProviderCall],
+        call_unseen: CallUnseen,
+        stop_answer: Callable[[KeptAnswer], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         """`queue` is the one whose jobs are restored from lost workers.
 
         `steady` says whether a lapsed lease is to be taken for a lost worker's now, and `call_unseen` what the ledger
-        keeps of a call whose worker was lost.
+        keeps of a call whose worker was lost. `stop_answer` has a provider stop an answer that nobody will read.
         """
         self._store = store
         self._leases = leases
@@ -63,6 +64,8 @@ class Sweep:
         self._interval = interval
         self._steady = steady
         self._call_unseen = call_unseen
+        self._stop_answer = stop_answer
+        self._stopping: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Sweep every `interval` seconds until cancelled."""
@@ -79,6 +82,7 @@ class Sweep:
 
     async def once(self) -> None:
         await self._take_up_lapsed()
+        await self._stop_unread()
         await self._restore_jobs()
         await self._enqueue_stranded()
         await self._leases.forget_dead(_FORGET)
@@ -100,6 +104,16 @@ class Sweep:
         for run in requeued:
             reached(Point.SWEEP_REQUEUED)
             await self._jobs.enqueue(run.run_id, run.attempt, run.queue)
+
+    async def _stop_unread(self) -> None:
+        """A run that ended while its answer waited to be read on left its provider at work. The sweep does not wait."""
+        if self._stop_answer is None:
+            return
+        for answer in await self._store.unread(_LIMIT):
+            log.info("answer_unread", provider=answer.provider, model=answer.model)
+            stopping = asyncio.create_task(self._stop_answer(answer))
+            self._stopping.add(stopping)
+            stopping.add_done_callback(self._stopping.discard)
 
     async def _restore_jobs(self) -> None:
         """A lost worker's jobs would otherwise stay until they count as lost, and so would runs that it never began."""
@@ -147,8 +161,8 @@ class Sweep:
             error = {"code": _REASON, "message": "Each attempt's worker was lost before it was done."}
             return await self._end(lapsed, Status.FAILED, error)
         generation = UNKNOWN
-        if characters and (run := await self._store.get(lapsed.tenant, lapsed.run_id)):
-            generation = unseen(run.model, run.input or {}, characters, self._call_unseen)
+        if (characters or lapsed.kept) and (run := await self._store.get(lapsed.tenant, lapsed.run_id)):
+            generation = owing(unseen(run.model, run.input or {}, characters, self._call_unseen, lapsed.kept))
         taken = await self._store.requeue(
             lapsed.run_id,
             lapsed.attempt,
@@ -176,4 +190,5 @@ class Sweep:
             reason=_REASON,
             error=error,
             call_unseen=self._call_unseen,
+            kept=lapsed.kept,
         )
