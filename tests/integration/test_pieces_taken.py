@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 from redis.asyncio import Redis
 
+from runstream.counters.book import Book
 from runstream.domain.cursor import START
 from runstream.domain.ids import new_id
 from runstream.domain.run import Request
@@ -87,6 +88,7 @@ async def events_of(
             worker=WORKER,
             store=store,
             jobs=JobQueue(redis, timeout=DEADLINE),
+            book=Book(redis, timeout=DEADLINE),
             write_loop=loop,
             gateway=Gateway(routes, {"p": Scripted(pieces)}, Timeouts(), prices, Circuits()),
             features=FEATURES,
