@@ -82,9 +82,9 @@ def arm(crash_at: str | None) -> None:
     name, _, rest = crash_at.partition(":")
     passes, _, mode = rest.partition(":")
     try:
-        _trap.point, _trap.passes = Point(name), int(passes or 1)
-        _trap.signal = {"": signal.SIGKILL, "stop": signal.SIGSTOP}[mode]
+        armed = Point(name), int(passes or 1), {"": signal.SIGKILL, "stop": signal.SIGSTOP}[mode]
     except (ValueError, KeyError):
         raise ConfigurationError(
             "RUNSTREAM_CRASH_AT is not a point such as settle.written, or :2:stop after it."
         ) from None
+    _trap.point, _trap.passes, _trap.signal = armed

@@ -36,3 +36,4 @@ def test_nothing_happens_at_a_point_that_nobody_asked_for() -> None:
 def test_a_point_that_is_none_is_said_at_the_start(crash_at: str) -> None:
     with pytest.raises(ConfigurationError, match="RUNSTREAM_CRASH_AT"):
         arm(crash_at)
+    assert crash_points._trap.point is None, "what was refused is not done in part"
