@@ -115,7 +115,11 @@ def test_whatever_the_order_no_limit_is_passed_and_in_the_end_what_is_counted_is
             await world.end()
 
     @settings(
-        phases=[Phase.generate], max_examples=80, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+        phases=[Phase.generate],
+        derandomize=True,
+        max_examples=120,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
     )
     @given(stories)
     def tell(story: list[int]) -> None:
