@@ -4,12 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
-from functools import lru_cache
-from importlib.metadata import version
-
-from genai_prices import Usage as Metered
-from genai_prices.data_snapshot import get_snapshot
-from genai_prices.types import ModelInfo
+from urllib.parse import urlsplit
 
 from runstream.domain.errors import ConfigurationError
 from runstream.domain.usage import ProviderCall, Usage
@@ -20,8 +15,11 @@ _CONFIGURED = "configured"
 _MILLION = Decimal(1_000_000)
 _SMALLEST = Decimal("1e-10")
 """What the ledger keeps of a dollar."""
-_MAX_FOUND = 1000
-"""Models whose list price is kept at hand: finding one takes half a millisecond."""
+_HERE = frozenset({"localhost", "127.0.0.1", "::1"})
+"""Hosts that list no prices."""
+
+
+_ListPrice = Callable[[str, str, Usage, datetime], Decimal | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +37,10 @@ class Rates:
 
 
 class Prices:
-    """List prices come with genai-prices, which knows providers by their address. Nothing is fetched."""
+    """List prices come with genai-prices, which knows providers by their address. Nothing is fetched.
+
+    They are loaded where some provider is not on this machine.
+    """
 
     def __init__(
         self,
@@ -60,8 +61,11 @@ class Prices:
         self._addresses = addresses
         self._configured = Patterns(configured)
         self._now = now
-        self._listed = f"genai-prices {version('genai-prices')}"
-        self._find = lru_cache(_MAX_FOUND)(_listed)
+        self._list: tuple[_ListPrice, str] | None = None
+        if any(urlsplit(address).hostname not in _HERE for address in addresses.values()):
+            from runstream.gateway.list_prices import VERSION, list_price
+
+            self._list = list_price, VERSION
 
     def called(self, target: Target, usage: Usage | None) -> ProviderCall:
         """A call as the ledger keeps it: priced now, without a cost where nobody has said what this model costs there.
@@ -78,20 +82,8 @@ class Prices:
         rates = self._configured.find(f"{target.provider}/{target.model}")
         if rates is not None:
             return rates.cost(usage), _CONFIGURED
-        model = self._find(self._addresses[target.provider], target.model)
-        if model is None:
+        if self._list is None:
             return None, None
-        metered = Metered(
-            input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, cache_read_tokens=usage.cached_tokens
-        )
-        try:
-            return model.get_prices(self._now()).calc_price(metered)["total_price"], self._listed
-        except ValueError:  # it takes these counts for impossible
-            return None, None
-
-
-def _listed(address: str, model: str) -> ModelInfo | None:
-    try:
-        return get_snapshot().find_provider_model(model, None, None, address)[1]
-    except LookupError:
-        return None
+        list_price, version = self._list
+        cost = list_price(self._addresses[target.provider], target.model, usage, self._now())
+        return (None, None) if cost is None else (cost, version)
