@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from runstream.domain.ids import first_id
 from runstream.domain.limits import Account, Measure, OpenRun, Scope, Window, in_parts
 from runstream.storage.database import answering, ask
-from runstream.storage.statements import RAISE_EPOCH
+from runstream.storage.statements.making import RAISE_EPOCH
 from runstream.storage.tables import runs, tenants
 
 _AT = "coalesce(cast(:at AS timestamptz), now())"

@@ -10,9 +10,9 @@ from sqlalchemy import ColumnElement, Select, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runstream.domain.run import Run, Status
-from runstream.storage import statements
 from runstream.storage.database import ask
 from runstream.storage.rows import run_of
+from runstream.storage.statements import parts, reading
 from runstream.storage.tables import runs
 
 
@@ -52,15 +52,15 @@ class RunLists:
 
     async def queued(self, queue: str) -> dict[str, int]:
         """How many runs wait in the queue, by tenant."""
-        return {row.tenant: row.runs for row in await self._ask(statements.QUEUED, in_queue=queue)}
+        return {row.tenant: row.runs for row in await self._ask(reading.QUEUED, in_queue=queue)}
 
     async def counts(self) -> dict[str, int]:
         """How many runs are queued and how many run, over all tenants."""
-        return {row.status: row.runs for row in await self._ask(statements.COUNTS)}
+        return {row.status: row.runs for row in await self._ask(reading.COUNTS)}
 
 
 def _newest(before: str | None, limit: int) -> Select[Any]:
-    query = select(*statements.LISTED).order_by(runs.c.id.desc()).limit(limit)
+    query = select(*parts.LISTED).order_by(runs.c.id.desc()).limit(limit)
     return query if before is None else query.where(runs.c.id < before)
 
 

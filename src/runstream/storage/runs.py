@@ -23,10 +23,10 @@ from runstream.domain.run import (
     Status,
 )
 from runstream.domain.transcript import Transcript
-from runstream.storage import statements
 from runstream.storage.budgets import held_still
 from runstream.storage.database import ask, connection_lost
 from runstream.storage.rows import attempt_of, claim_of, generation_values, kept_answer, made_run, run_of
+from runstream.storage.statements import attempting, making, reading, sweeping
 from runstream.storage.tables import runs
 from runstream.storage.together import Together
 
@@ -115,12 +115,12 @@ class RunStore:
         if created_at:
             return Inserted(made_run(given, created_at), None)
         if idempotency_key is None:
-            return Inserted(run_of((await self._ask(statements.GET, tenant=tenant, run_id=run_id))[0]), None)
-        found = _earlier(await self._ask(statements.EARLIER, tenant=tenant, user=user, key=idempotency_key), body_hash)
+            return Inserted(run_of((await self._ask(reading.GET, tenant=tenant, run_id=run_id))[0]), None)
+        found = _earlier(await self._ask(reading.EARLIER, tenant=tenant, user=user, key=idempotency_key), body_hash)
         return Inserted(found.run, None) if found.run.id == run_id else found
 
     async def _insert(self, given: Sequence[Mapping[str, Any]]) -> list[datetime | None]:
-        rows = await self._ask_though_lost(statements.INSERT, new_runs=given)
+        rows = await self._ask_though_lost(making.INSERT, new_runs=given)
         new = {row.id: row.created_at for row in rows}
         return [new.get(run["id"]) for run in given]
 
@@ -132,26 +132,26 @@ class RunStore:
             connection, epoch, account = still
             hold.check(account)
             new = {"new_runs": [{**given, "budget_epoch": epoch}]}
-            row = (await connection.execute(statements.INSERT_HELD, new)).one()
+            row = (await connection.execute(making.INSERT_HELD, new)).one()
         return row.held, row.created_at
 
     async def _insert_held(self, given: Sequence[Mapping[str, Any]]) -> list[tuple[bool, datetime | None]]:
-        rows = await self._ask_though_lost(statements.INSERT_HELD, new_runs=given)
+        rows = await self._ask_though_lost(making.INSERT_HELD, new_runs=given)
         answers = {row.id: (row.held, row.created_at) for row in rows}
         return [answers[run["id"]] for run in given]
 
     async def earlier(self, tenant: str, user: str, idempotency_key: str, body_hash: bytes | None) -> Inserted | None:
         """The run that the user made with this idempotency key."""
-        rows = await self._ask(statements.EARLIER, tenant=tenant, user=user, key=idempotency_key)
+        rows = await self._ask(reading.EARLIER, tenant=tenant, user=user, key=idempotency_key)
         return _earlier(rows, body_hash) if rows else None
 
     async def get(self, tenant: str, run_id: str) -> Run | None:
-        rows = await self._ask(statements.GET, tenant=tenant, run_id=run_id)
+        rows = await self._ask(reading.GET, tenant=tenant, run_id=run_id)
         return run_of(rows[0]) if rows else None
 
     async def standing(self, tenant: str, run_id: str) -> Ended | None:
         """Where the run stands, in one statement with its transcript."""
-        rows = await self._ask(statements.STANDING, tenant=tenant, run_id=run_id)
+        rows = await self._ask(reading.STANDING, tenant=tenant, run_id=run_id)
         if not rows:
             return None
         status, attempt, retried, events = rows[0]
@@ -159,7 +159,7 @@ class RunStore:
 
     async def find(self, run_id: str) -> Run | None:
         """Whosever it is: for those who run the service."""
-        rows = await self._ask(statements.FIND, run_id=run_id)
+        rows = await self._ask(reading.FIND, run_id=run_id)
         return run_of(rows[0]) if rows else None
 
     async def claim(self, run_id: str, worker: str) -> Claim | None:
@@ -170,7 +170,7 @@ class RunStore:
         claimed: dict[tuple[str, str], Claim] = {}
         for worker in {worker for _, worker in asked}:
             run_ids = [run_id for run_id, by in asked if by == worker]
-            for row in await self._ask(statements.CLAIM, run_ids=run_ids, by=worker):
+            for row in await self._ask(attempting.CLAIM, run_ids=run_ids, by=worker):
                 claimed[row.id, worker] = claim_of(row)
         return [claimed.pop(one, None) for one in asked]  # to one only, if two asked for the same
 
@@ -190,7 +190,7 @@ class RunStore:
         `outcome`, `error` and `generation` are kept with the attempt. Answers what that came to.
         """
         return await self._ending(
-            statements.REQUEUE,
+            attempting.REQUEUE,
             since=attempt - 1,
             through=attempt,
             ended=False,
@@ -210,7 +210,7 @@ class RunStore:
         """
         own = ending.attempt == attempt
         return await self._ending(
-            statements.END,
+            attempting.END,
             since=attempt - 1 if was is Status.RUNNING else attempt,
             through=attempt if was is Status.RUNNING else ending.attempt,  # with what an attempt before left owed
             ended=True,
@@ -240,30 +240,28 @@ class RunStore:
         """
         change = {"run_id": run_id, "was": was, "expected_attempt": attempt, "reason": reason}
         if hold is None:
-            rows = await self._ask(statements.RETRY, **change)
+            rows = await self._ask(making.RETRY, **change)
             return run_of(rows[0]) if rows else None
         tenant = hold.take.party.tenant
         reserved = {f"{name}_now": value for name, value in hold.columns().items()}
         change |= {**reserved, "of": tenant, "epoch": hold.epoch}
         if hold.check is None:
-            rows = await self._ask(statements.RETRY_HELD, **change)
+            rows = await self._ask(making.RETRY_HELD, **change)
         else:
             async with held_still(self._engine, tenant, bounded=hold.take.tokens is not None) as still:
                 connection, epoch, account = still
                 hold.check(account)
-                rows = (await connection.execute(statements.RETRY_HELD, {**change, "epoch": epoch})).all()
+                rows = (await connection.execute(making.RETRY_HELD, {**change, "epoch": epoch})).all()
         return run_of(rows[0]) if rows else None
 
     async def retry_unasked(self, run_id: str, *, was: Status, attempt: int, reason: str) -> Run | None:
         """As `retry`, whatever its limits say: what is reserved for it stays, and is counted anew."""
-        rows = await self._ask(
-            statements.RETRY_UNASKED, run_id=run_id, was=was, expected_attempt=attempt, reason=reason
-        )
+        rows = await self._ask(making.RETRY_UNASKED, run_id=run_id, was=was, expected_attempt=attempt, reason=reason)
         return run_of(rows[0]) if rows else None
 
     async def attempts(self, tenant: str, run_id: str) -> list[AttemptRecord]:
         """A run's attempts, the first one first; none where it is not there or not the tenant's."""
-        return [attempt_of(row) for row in await self._ask(statements.ATTEMPTS, tenant=tenant, run_id=run_id)]
+        return [attempt_of(row) for row in await self._ask(reading.ATTEMPTS, tenant=tenant, run_id=run_id)]
 
     async def ended_so(self, run_id: str, ending: Ending) -> bool:
         """Whether the run's end is this one: for a writer that never got its answer."""
@@ -273,12 +271,12 @@ class RunStore:
 
     async def request_cancel(self, tenant: str, run_id: str) -> str | None:
         """Mark a running run as one to be stopped; answers the worker that runs it."""
-        rows = await self._ask(statements.REQUEST_CANCEL, of=tenant, run_id=run_id)
+        rows = await self._ask(attempting.REQUEST_CANCEL, of=tenant, run_id=run_id)
         return rows[0].worker if rows else None
 
     async def lapsed(self, limit: int) -> list[Lapsed]:
         """Runs whose worker's lease has run out."""
-        rows = await self._ask(statements.LAPSED, most=limit)
+        rows = await self._ask(sweeping.LAPSED, most=limit)
         return [
             Lapsed(row.id, row.tenant, row.attempt, row.max_attempts, row.queue, row.cancel_requested, _kept(row))
             for row in rows
@@ -287,7 +285,7 @@ class RunStore:
     async def note_answer(self, run_id: str, attempt: int, worker: str, answer: KeptAnswer) -> bool:
         """Keep with an attempt what its answer can be read on by; False where it is not this worker's, or is over."""
         rows = await self._ask(
-            statements.NOTE_ANSWER,
+            attempting.NOTE_ANSWER,
             changed_run=run_id,
             expected_attempt=attempt,
             by=worker,
@@ -299,14 +297,14 @@ class RunStore:
 
     async def unread(self, limit: int) -> list[KeptAnswer]:
         """Answers that providers go on with for nobody, each told once."""
-        return [KeptAnswer(*row) for row in await self._ask(statements.UNREAD, most=limit)]
+        return [KeptAnswer(*row) for row in await self._ask(sweeping.UNREAD, most=limit)]
 
     async def stranded(self, *, overdue: float, limit: int) -> list[Queued]:
         """Queued runs whose job should have been taken up `overdue` seconds ago; they count as enqueued anew.
 
         Their job may be lost (a crash between commit and enqueue, an emptied Redis) or may only be waiting.
         """
-        rows = await self._ask(statements.STRANDED, seconds=timedelta(seconds=overdue), most=limit)
+        rows = await self._ask(sweeping.STRANDED, seconds=timedelta(seconds=overdue), most=limit)
         return [Queued(*row) for row in rows]
 
     async def _ask_though_lost(self, statement: Executable, **values: Any) -> Sequence[Row[*tuple[Any, ...]]]:

@@ -1,0 +1,33 @@
+"""Look at runs and their attempts."""
+
+from sqlalchemy import bindparam, func, select
+
+from runstream.domain.run import Status
+from runstream.storage.statements.parts import ID, SHOWN
+from runstream.storage.tables import attempts, runs, runs_are
+
+EARLIER = select(*SHOWN, runs.c.idempotency_hash).where(
+    runs.c.tenant == bindparam("tenant"),
+    runs.c.user_id == bindparam("user"),
+    runs.c.idempotency_key == bindparam("key"),
+)
+GET = select(*SHOWN).where(runs.c.tenant == bindparam("tenant"), runs.c.id == ID)
+FIND = select(*SHOWN).where(runs.c.id == ID)
+STANDING = select(runs.c.status, runs.c.attempt, runs.c.retried_attempt, runs.c.transcript).where(
+    runs.c.tenant == bindparam("tenant"), runs.c.id == ID
+)
+ATTEMPTS = (
+    select(attempts)
+    .where(attempts.c.tenant == bindparam("tenant"), attempts.c.run_id == ID)
+    .order_by(attempts.c.attempt)
+)
+QUEUED = (
+    select(runs.c.tenant, func.count().label("runs"))
+    .where(runs_are(Status.QUEUED), runs.c.queue == bindparam("in_queue"))
+    .group_by(runs.c.tenant)
+)
+COUNTS = (
+    select(runs.c.status, func.count().label("runs"))
+    .where(runs_are(Status.QUEUED) | runs_are(Status.RUNNING))
+    .group_by(runs.c.status)
+)
