@@ -6,7 +6,9 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from runstream.api.schemas import EVENTS, ChatRequest, ErrorBody, RunObject
+from runstream.api.schemas.events import EVENTS
+from runstream.api.schemas.operations import ErrorBody
+from runstream.api.schemas.runs import ChatRequest, RunObject
 
 _REFUSALS = {
     400: "The request cannot be understood.",

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Response
 
 from runstream.api.documents import refusals
-from runstream.api.schemas import LimitList, LimitObject
+from runstream.api.schemas.limits import LimitList, LimitObject
 from runstream.api.services import Asking, Given
 from runstream.features.registry import FEATURES
 

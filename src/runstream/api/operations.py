@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis.exceptions import RedisError
 
-from runstream.api.schemas import Readiness
+from runstream.api.schemas.operations import Readiness
 from runstream.api.services import Given, Services
 from runstream.domain.errors import Unavailable
 from runstream.domain.run import Status

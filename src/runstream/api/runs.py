@@ -11,18 +11,8 @@ from pydantic.json_schema import SkipJsonSchema
 from runstream.api.documents import CHAT_BODY, EVENT_STREAM, NOT_RETRYABLE, STREAMED, refusals
 from runstream.api.events import MEDIA_TYPE, EventStream, replay
 from runstream.api.rates import rate_headers
-from runstream.api.schemas import (
-    AttemptList,
-    AttemptObject,
-    EventId,
-    IdempotencyKey,
-    Moment,
-    Name,
-    PageCursor,
-    RunObject,
-    RunPage,
-    RunRequest,
-)
+from runstream.api.schemas.fields import EventId, IdempotencyKey, Moment, Name, PageCursor
+from runstream.api.schemas.runs import AttemptList, AttemptObject, RunObject, RunPage, RunRequest
 from runstream.api.services import Asking, Given, Services
 from runstream.domain.cursor import START, Cursor
 from runstream.domain.errors import InvalidCursor, InvalidRequest, NotFound

@@ -10,7 +10,8 @@ from fastapi import APIRouter, Header, Query, Response
 from pydantic.json_schema import SkipJsonSchema
 
 from runstream.api.documents import refusals
-from runstream.api.schemas import Moment, UsagePage, UsageSum
+from runstream.api.schemas.fields import Moment
+from runstream.api.schemas.usage import UsagePage, UsageSum
 from runstream.api.services import Asking, Given
 from runstream.domain.errors import InvalidField
 from runstream.storage.spend import Dimension

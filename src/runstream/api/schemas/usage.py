@@ -1,0 +1,56 @@
+"""What was spent, by group."""
+
+from datetime import date, datetime
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+from pydantic.json_schema import SkipJsonSchema
+
+from runstream.domain.usage import dollars
+from runstream.storage.spend import Spend
+
+
+class UsageSum(BaseModel):
+    """What the calls of one group came to; the group's own fields are those that were asked for.
+
+    `cost` is in US dollars, of all calls but the `unpriced_calls`, whose model has no known price. Tokens of
+    `estimated_calls` are not the provider's count: it never gave one.
+    """
+
+    tenant: str | SkipJsonSchema[None] = None
+    user: str | SkipJsonSchema[None] = None
+    feature: str | SkipJsonSchema[None] = None
+    model: str | SkipJsonSchema[None] = None
+    provider: str | SkipJsonSchema[None] = None
+    provider_model: str | SkipJsonSchema[None] = None
+    day: date | SkipJsonSchema[None] = None
+    calls: int
+    estimated_calls: int
+    unpriced_calls: int
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    cost: str
+
+    @classmethod
+    def of(cls, spend: Spend) -> "UsageSum":
+        return cls.model_validate(
+            {
+                **spend.group,
+                "calls": spend.calls,
+                "estimated_calls": spend.estimated,
+                "unpriced_calls": spend.unpriced,
+                "input_tokens": spend.input_tokens,
+                "output_tokens": spend.output_tokens,
+                "cached_tokens": spend.cached_tokens,
+                "cost": dollars(spend.cost),
+            }
+        )
+
+
+class UsagePage(BaseModel):
+    """One entry for each group, in the order of `group_by`; a single one where nothing is asked for."""
+
+    since: Annotated[datetime, Field(serialization_alias="from")]
+    until: Annotated[datetime, Field(serialization_alias="to")]
+    data: list[UsageSum]
