@@ -209,10 +209,6 @@ class Account:
         return self._scrub(message_of(body), _prompts(call) if call else ())
 
 
-def bearer(key: str) -> Mapping[str, str]:
-    return {"Authorization": f"Bearer {key}"} if key else {}
-
-
 async def error_body(response: httpx.Response) -> object:
     """What a refusal says, as JSON or text; nothing, where it does not come within seconds or is neither."""
     try:

@@ -18,24 +18,21 @@ Where a prompt, which has the form of chat completions, says what this protocol 
 - A message's `name`, an image's `detail` and a format's `name` and `strict` say nothing here, and are left out.
 """
 
-import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import orjson
 
 from runstream.domain.prompt import Prompt
-from runstream.providers.account import MAX_EVENT_BYTES, Account
 from runstream.providers.anthropic_events import MessagesAnswer
 from runstream.providers.anthropic_prompt import messages_of, system_of, tool_choice_of, tools_of
 from runstream.providers.base import Call, Piece, ProviderConfig, Timeouts
 from runstream.providers.dialects import Dialects
+from runstream.providers.http_provider import HttpProvider, Options
 
 _VERSION = "2023-06-01"
-_LISTED = 1000
-"""The longest page of models that the server gives."""
 _LIMIT = 32_000
 _LEAST_BUDGET = 1024
 _EFFORT = {"minimal": "low"}
@@ -51,39 +48,24 @@ class _Dialect:
     temperature: bool = True
 
 
-class AnthropicMessages:
-    def __init__(
-        self, config: ProviderConfig, *, now: Callable[[], float] = time.time, max_event_bytes: int = MAX_EVENT_BYTES
-    ) -> None:
+class AnthropicMessages(HttpProvider):
+    example = "https://api.anthropic.com/v1"
+    listed = 1000
+
+    def __init__(self, config: ProviderConfig, **options: Unpack[Options]) -> None:
         """Raises `ConfigurationError`."""
-        self.name = config.name
-        self._account = Account(
-            config,
-            authorized=_authorized,
-            example="https://api.anthropic.com/v1",
-            now=now,
-            max_event_bytes=max_event_bytes,
-        )
+        super().__init__(config, **options)
         url = self._account.url("/messages")
         self._dialects = Dialects(self._account, url, first=_Dialect(), written=_body, taught=_taught)
+
+    @staticmethod
+    def authorized(key: str) -> Mapping[str, str]:
+        return {"anthropic-version": _VERSION, **({"x-api-key": key} if key else {})}
 
     def stream(self, call: Call, timeouts: Timeouts) -> AbstractAsyncContextManager[AsyncIterator[Piece]]:
         return self._account.answer(
             lambda: self._dialects.open(call, timeouts.connect), MessagesAnswer(), call, timeouts
         )
-
-    def rests(self) -> bool:
-        return self._account.keys.rests()
-
-    async def models(self) -> list[str]:
-        return await self._account.models(_LISTED)
-
-    async def aclose(self) -> None:
-        await self._account.aclose()
-
-
-def _authorized(key: str) -> Mapping[str, str]:
-    return {"anthropic-version": _VERSION, **({"x-api-key": key} if key else {})}
 
 
 def _body(call: Call, dialect: _Dialect) -> dict[str, Any]:

@@ -4,19 +4,18 @@ What is asked is here, what is answered is gathered in `chat_chunks`; the way in
 `account`.
 """
 
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import httpx
 import orjson
 
-from runstream.providers.account import MAX_EVENT_BYTES, Account, bearer
 from runstream.providers.base import Call, Piece, ProviderConfig, Timeouts
 from runstream.providers.chat_chunks import ChatAnswer
 from runstream.providers.dialects import Dialects
+from runstream.providers.http_provider import HttpProvider, Options
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,33 +31,15 @@ class _Dialect:
     stream_options: bool = True
 
 
-class OpenAIChat:
-    def __init__(
-        self, config: ProviderConfig, *, now: Callable[[], float] = time.time, max_event_bytes: int = MAX_EVENT_BYTES
-    ) -> None:
+class OpenAIChat(HttpProvider):
+    def __init__(self, config: ProviderConfig, **options: Unpack[Options]) -> None:
         """Raises `ConfigurationError`."""
-        self.name = config.name
-        self._account = Account(
-            config,
-            authorized=bearer,
-            example="https://api.openai.com/v1",
-            now=now,
-            max_event_bytes=max_event_bytes,
-        )
+        super().__init__(config, **options)
         url = self._account.url("/chat/completions")
         self._dialects = Dialects(self._account, url, first=_first_dialect(url), written=_body, taught=_taught)
 
     def stream(self, call: Call, timeouts: Timeouts) -> AbstractAsyncContextManager[AsyncIterator[Piece]]:
         return self._account.answer(lambda: self._dialects.open(call, timeouts.connect), ChatAnswer(), call, timeouts)
-
-    def rests(self) -> bool:
-        return self._account.keys.rests()
-
-    async def models(self) -> list[str]:
-        return await self._account.models()
-
-    async def aclose(self) -> None:
-        await self._account.aclose()
 
 
 def _first_dialect(url: httpx.URL) -> _Dialect:

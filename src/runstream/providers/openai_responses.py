@@ -23,18 +23,17 @@ connection that breaks is none of its concern:
 """
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import orjson
 
-from runstream.providers.account import MAX_EVENT_BYTES, Account, bearer
 from runstream.providers.base import Call, Piece, ProviderConfig, Timeouts
 from runstream.providers.dialects import Dialects
+from runstream.providers.http_provider import HttpProvider, Options
 from runstream.providers.kept_response import KeptResponse
 from runstream.providers.responses_events import ResponseAnswer
 from runstream.providers.responses_prompt import fields_of
@@ -47,19 +46,10 @@ class _Dialect:
     summary: bool = True
 
 
-class OpenAIResponses:
-    def __init__(
-        self, config: ProviderConfig, *, now: Callable[[], float] = time.time, max_event_bytes: int = MAX_EVENT_BYTES
-    ) -> None:
+class OpenAIResponses(HttpProvider):
+    def __init__(self, config: ProviderConfig, **options: Unpack[Options]) -> None:
         """Raises `ConfigurationError`."""
-        self.name = config.name
-        self._account = Account(
-            config,
-            authorized=bearer,
-            example="https://api.openai.com/v1",
-            now=now,
-            max_event_bytes=max_event_bytes,
-        )
+        super().__init__(config, **options)
         written = partial(_body, background=config.background)
         url = self._account.url("/responses")
         self._dialects = Dialects(self._account, url, first=_Dialect(), written=written, taught=_taught)
@@ -73,16 +63,10 @@ class OpenAIResponses:
             lambda: self._dialects.open(call, timeouts.connect), ResponseAnswer(), call, timeouts
         )
 
-    def rests(self) -> bool:
-        return self._account.keys.rests()
-
-    async def models(self) -> list[str]:
-        return await self._account.models()
-
     async def aclose(self) -> None:
         """Waits for what is still to be stopped, which takes at most ten seconds."""
         await asyncio.gather(*self._stopping)
-        await self._account.aclose()
+        await super().aclose()
 
     @asynccontextmanager
     async def _kept(self, call: Call, timeouts: Timeouts) -> AsyncIterator[AsyncIterator[Piece]]:
