@@ -43,6 +43,21 @@ TRIED_AGAIN = Counter("runstream_runs_tried_again_total", "Ended runs that were 
 CIRCUITS_OPEN = Gauge(
     "runstream_circuit_open", "Targets that calls go past, as they have been failing.", ["provider", "model"]
 )
+TARGET_CALLS = Counter(
+    "runstream_target_calls_total",
+    "Calls to each target as it is configured: answered, stopped from outside, or failed, by the error's code.",
+    ["provider", "model", "outcome"],
+)
+TARGET_FIRST_TOKEN = Histogram(
+    "runstream_target_first_token_seconds",
+    "From a target's being called to its first token.",
+    ["provider", "model"],
+    buckets=_SECONDS,
+)
+COSTLY_CALLS = Counter("runstream_costly_calls_total", "Calls that cost more than RUNSTREAM_WARN_CALL_COST.")
+SPEND_AHEAD = Counter(
+    "runstream_spend_ahead_total", "Tenants whose spend of a day ran ahead of its usual, each once a day."
+)
 KEYS_RESTED = Counter(
     "runstream_provider_keys_rested_total",
     "Times that a key was refused, or limited, and rested.",

@@ -140,7 +140,8 @@ def test_a_role_that_may_not_write_the_tables_is_a_problem(examine: Examine, dat
         report = examine(database_url=reader.geturl())
     finally:
         execute(database_url, "DROP OWNED BY reader; DROP ROLE reader")
-    assert "may not write api_keys, attempts, ledger, runs, tenants, workers" in report.lines("problem", "database")[0]
+    (problem, *_) = report.lines("problem", "database")
+    assert "may not write api_keys, attempts, ledger, runs, spend_quarters, tenants, workers" in problem
 
 
 def test_a_redis_that_is_down_is_a_problem(examine: Examine) -> None:
@@ -222,6 +223,11 @@ def test_models_that_are_no_json_are_told_by_their_variable_and_the_rest_is_stil
             "'smoke': give one of anthropic, openai, openai-responses",
         ),
         ("models", '{"fast": ["nobody/x"]}', "'nobody/x' of 'fast' is not 'provider/model'"),
+        (
+            "tenant_models",
+            '{"acme": {"fast": ["nobody/x"]}}',
+            "RUNSTREAM_TENANT_MODELS of 'acme': the target 'nobody/x'",
+        ),
         ("models", None, "No model is configured"),
         ("default_model", "nothing", "RUNSTREAM_DEFAULT_MODEL: No model of this name is configured."),
         ("lease", "soon", "RUNSTREAM_LEASE: Input should be a valid number"),

@@ -301,7 +301,7 @@ class World:
         await self._redis.delete(f"runstream:limits:{TENANT}:rebuilding")
 
     async def _reconcile(self) -> None:
-        await self._redis.delete("runstream:tenants-with-limits:looked")
+        await self._redis.delete("runstream:looked:limits")
         before = await self._redis.hget(f"runstream:limits:{TENANT}", "epoch")
         await Reconcile(self._book, self._budgets)()
         self._seen["mended"] += before != await self._redis.hget(f"runstream:limits:{TENANT}", "epoch")

@@ -152,11 +152,11 @@ class Book:
                 kept = await self._redis.hgetall(f"{_key(tenant)}:open")  # type: ignore[misc]
         return int(epoch or 0), [_open_run(run_id.decode(), record) for run_id, record in kept.items()]
 
-    async def first(self, seconds: float) -> bool:
-        """Whether nobody else was told so in so many seconds."""
+    async def first(self, what: str, seconds: float) -> bool:
+        """Whether nobody else was told so, of the same thing, in so many seconds."""
         with _answering():
             async with asyncio.timeout(self._timeout):
-                return bool(await self._redis.set(f"{_TENANTS}:looked", 1, nx=True, px=int(seconds * 1000)))
+                return bool(await self._redis.set(f"runstream:looked:{what}", 1, nx=True, px=int(seconds * 1000)))
 
     async def _call(self, name: str, keys: Sequence[str], *arguments: str | int | bytes) -> Any:
         """Through the client's pool: for what is not asked with every run."""

@@ -37,7 +37,7 @@ class Reconcile:
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + self._interval
-        if await self._book.first(self._interval / 2):
+        if await self._book.first("limits", self._interval / 2):
             async for tenant in self._book.tenants():
                 if await self._mend(tenant):
                     SWEEPS_FOUND.labels("limits").inc()

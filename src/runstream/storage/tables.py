@@ -6,6 +6,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     ColumnElement,
+    Date,
     DateTime,
     ForeignKey,
     Index,
@@ -47,6 +48,8 @@ tenants = Table(
     Column("id", String(64), primary_key=True),
     # Reservations of limits are good for rows that are written in the epoch that they were made in.
     Column("budget_epoch", BigInteger, nullable=False, server_default=text("0")),
+    # The last day, of UTC, whose spend was warned of.
+    Column("spend_warned_on", Date),
     _time("created_at", required=True),
 )
 
@@ -86,6 +89,8 @@ runs = Table(
     Column("policy", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Column("metadata", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Column("model", String(256), nullable=False),
+    # As the application declared it; null where it did not.
+    Column("complexity", String(16)),
     Column("provider", String(64)),
     Column("provider_model", String(256)),
     Column("provider_request_id", Text),
@@ -209,6 +214,16 @@ ledger = Table(
     Column("price_version", String(64)),
     _time("made_at", required=True),
     Index("ix_ledger_tenant_made_at", "tenant", "made_at"),
+)
+
+
+# The ledger's cost by quarter of an hour, of the last days, where spend is watched.
+spend_quarters = Table(
+    "spend_quarters",
+    metadata,
+    Column("quarter", DateTime(timezone=True), primary_key=True),
+    Column("tenant", String(64), primary_key=True),
+    Column("cost", Numeric(20, 10), nullable=False),
 )
 
 
