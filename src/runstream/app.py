@@ -18,16 +18,16 @@ from runstream.api.auth import KeyCheck
 from runstream.api.context import CheckedBody, RequestContext, Shortcut
 from runstream.api.documents import describe
 from runstream.api.services import Services
-from runstream.connections import open_log, redis_client
+from runstream.connections import model_routes, open_log, redis_client
 from runstream.console.routes import console_router
 from runstream.counters.book import Book
 from runstream.crash_points import arm
 from runstream.domain.usage import Usage
 from runstream.features.registry import FEATURES
 from runstream.garbage import look_seldom
-from runstream.gateway.admission import Admission
+from runstream.gateway.admission import Admission, Wanted
 from runstream.gateway.limits import Limits
-from runstream.gateway.routes import Routes
+from runstream.gateway.routes import RouteQuery, Routes
 from runstream.logs import configure
 from runstream.queue.enqueue import JobQueue
 from runstream.runs.backlog import Backlog
@@ -48,7 +48,7 @@ from runstream.stream.hub import Hub
 
 def create_app(settings: Settings) -> FastAPI:
     """Opens nothing until it is served. Raises ConfigurationError."""
-    routes = Routes(settings.models, settings.providers)
+    routes = model_routes(settings)
     _check_addresses(settings)
 
     @asynccontextmanager
@@ -78,7 +78,12 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(operations.router)
     if settings.console:
         key = settings.console_key.get_secret_value() if settings.console_key else None
-        app.include_router(console_router(key, routes.names(), settings.default_model))
+
+        async def names(of_key: str | None) -> list[str]:
+            whose = await app.state.services.keys.principal(of_key) if of_key and settings.tenant_models else None
+            return routes.names(whose and whose.tenant)
+
+        app.include_router(console_router(key, names, settings.default_model))
     errors.install(app)
     describe(app)
     app.add_middleware(CheckedBody, limit=settings.max_body)
@@ -101,7 +106,7 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
     )
     await open_pool(engine, settings.database_pool)
     redis = redis_client(settings)
-    store, lists = RunStore(engine), RunLists(engine)
+    store, lists = RunStore(engine, warn_call_cost=settings.warn_call_cost), RunLists(engine)
     jobs = JobQueue(redis, timeout=settings.redis_timeout)
     waiting = redis_client(settings, waiting=True)
     token_log = open_log(settings, waiting)
@@ -154,16 +159,21 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
 def _admission(settings: Settings, routes: Routes, book: Book, budgets: BudgetStore) -> Admission:
     given = settings.limits
     limits = Limits(given.bounds(), {tenant: own.bounds() for tenant, own in given.tenants.items()})
-    price = _price(settings, routes) if limits.of_cost else lambda model, usage: None
+    price = _price(settings, routes) if limits.of_cost else lambda wanted, usage: None
     return Admission(limits, book, budgets, price=price, reserved_output=settings.reserved_output_tokens)
 
 
-def _price(settings: Settings, routes: Routes) -> Callable[[str, Usage], Decimal | None]:
-    """What a model's use costs at its first target. Prices take memory, and time to load: only who needs them does."""
+def _price(settings: Settings, routes: Routes) -> Callable[[Wanted, Usage], Decimal | None]:
+    """What a run costs at its first target. Prices take memory, and time to load: only who needs them does."""
     from runstream.connections import prices
 
     listed = prices(settings)
-    return lambda model, usage: listed.called(routes.targets(model)[0], usage).cost
+
+    def price(wanted: Wanted, usage: Usage) -> Decimal | None:
+        query = RouteQuery(wanted.run_id, wanted.party.tenant, wanted.model, wanted.input, wanted.complexity)
+        return listed.called(routes.targets(query)[0], usage).cost
+
+    return price
 
 
 class _Server(uvicorn.Server):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from redis.asyncio import Redis
@@ -10,8 +10,10 @@ from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import ConnectionError
 
 from runstream.domain.errors import ConfigurationError
+from runstream.domain.usage import Rates
+from runstream.gateway.routes import Routes, TargetConfig
 from runstream.providers.base import ProviderConfig, Timeouts
-from runstream.settings import Settings
+from runstream.settings import ModelSettings, Settings, TargetSettings
 from runstream.stream.log import TokenLog
 
 if TYPE_CHECKING:
@@ -66,9 +68,31 @@ def provider_configs(settings: Settings) -> Mapping[str, ProviderConfig]:
     }
 
 
+def model_routes(settings: Settings) -> Routes:
+    """Raises ConfigurationError."""
+    tenants = {tenant: _models(models) for tenant, models in settings.tenant_models.items()}
+    return Routes(_models(settings.models), settings.providers, tenants)
+
+
+def _models(given: ModelSettings) -> Mapping[str, Sequence[TargetConfig]]:
+    return {name: [_target(target) for target in targets] for name, targets in given.items()}
+
+
+def _target(given: TargetSettings) -> TargetConfig:
+    return TargetConfig(
+        given.target,
+        price=Rates(*given.price) if given.price else None,
+        min_input_tokens=given.min_input_tokens,
+        max_input_tokens=given.max_input_tokens,
+        complexity=given.complexity,
+        canary=given.canary,
+        concurrent_calls=given.concurrent_calls,
+    )
+
+
 def prices(settings: Settings) -> Prices:
     """Loads the list prices, which take memory and time."""
-    from runstream.gateway.pricing import Prices, Rates
+    from runstream.gateway.pricing import Prices
 
     addresses = {name: provider.base_url for name, provider in settings.providers.items()}
     return Prices(addresses, {name: Rates(*rates) for name, rates in settings.prices.items()})

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from runstream.domain.errors import ConfigurationError
 from runstream.domain.limits import Scope
+from runstream.domain.run import Complexity
 
 
 def _from_json(value: Any) -> Any:
@@ -40,6 +41,26 @@ class PriceSettings(NamedTuple):
     output: Annotated[Decimal, Field(ge=0)]
     cached: Annotated[Decimal, Field(ge=0)] | None = None
 
+
+def _as_target(value: Any) -> Any:
+    return {"target": value} if isinstance(value, str) else value
+
+
+class TargetSettings(BaseModel):
+    """See gateway.routes.TargetConfig."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    target: str
+    price: PriceSettings | None = None
+    min_input_tokens: int = Field(0, ge=0)
+    max_input_tokens: int | None = Field(None, ge=0)
+    complexity: Annotated[frozenset[Complexity], Field(min_length=1)] = frozenset()
+    canary: Annotated[Decimal, Field(gt=0, le=1)] | None = None
+    concurrent_calls: int | None = Field(None, ge=1)
+
+
+ModelSettings = dict[str, list[Annotated[TargetSettings, BeforeValidator(_as_target)]]]
 
 Dollars = Annotated[Decimal, Field(ge=0, max_digits=18, decimal_places=10)]
 
@@ -92,10 +113,14 @@ class Settings(BaseSettings):
 
     providers: Annotated[dict[str, ProviderSettings], FromJson] = {}
     prices: Annotated[dict[str, PriceSettings], FromJson] = {}
-    models: Annotated[dict[str, list[str]], FromJson] = {}
+    models: Annotated[ModelSettings, FromJson] = {}
+    tenant_models: Annotated[dict[str, ModelSettings], FromJson] = {}
     default_model: str | None = None
     limits: Annotated[AllLimitSettings, FromJson] = AllLimitSettings(user=LimitSettings(requests_per_minute=20))
     reserved_output_tokens: int = Field(1000, ge=0)
+    warn_call_cost: Dollars | None = None
+    warn_spend_times: Decimal | None = Field(None, ge=1)
+    warn_spend_floor: Dollars = Decimal(1)
     connect_timeout: float = Field(10, gt=0)
     first_token_timeout: float = Field(60, gt=0)
     idle_timeout: float = Field(60, gt=0)

@@ -11,7 +11,7 @@ from arq.connections import ArqRedis
 from prometheus_client import start_http_server
 from redis.exceptions import RedisError
 
-from runstream.connections import open_log, prices, provider_configs, redis_client, timeouts
+from runstream.connections import model_routes, open_log, prices, provider_configs, redis_client, timeouts
 from runstream.counters.book import Book
 from runstream.crash_points import arm
 from runstream.domain.errors import Unavailable
@@ -20,7 +20,6 @@ from runstream.features.registry import FEATURES
 from runstream.garbage import look_seldom
 from runstream.gateway.circuits import Circuits
 from runstream.gateway.generate import Gateway
-from runstream.gateway.routes import Routes
 from runstream.logs import configure
 from runstream.providers.registry import build
 from runstream.queue.control import listen_for_cancels
@@ -30,10 +29,12 @@ from runstream.queue.lease import Lease
 from runstream.runs.execute import Execute
 from runstream.runs.reconcile import Reconcile
 from runstream.runs.recover import Sweep
+from runstream.runs.spend_watch import SpendWatch
 from runstream.settings import Settings
 from runstream.storage.budgets import BudgetStore
 from runstream.storage.database import connect, open_pool
 from runstream.storage.leases import LeaseStore
+from runstream.storage.pace import PaceStore
 from runstream.storage.runs import RunStore
 from runstream.stream.writer import WriteLoop
 
@@ -63,7 +64,7 @@ class _Process:
         self._redis = redis_client(settings)
         self._waiting = redis_client(settings, waiting=True)
         self._providers = {name: build(config) for name, config in provider_configs(settings).items()}
-        store = RunStore(self._engine)
+        store = RunStore(self._engine, warn_call_cost=settings.warn_call_cost)
         leases = LeaseStore(self._lease_engine)
         self._jobs = jobs = JobQueue(self._redis, timeout=settings.redis_timeout)
         self._token_log = open_log(settings, self._waiting)
@@ -72,8 +73,7 @@ class _Process:
             leases, self._id, socket.gethostname(), duration=settings.lease, interval=settings.lease_interval
         )
         self._write_loop = WriteLoop(self._token_log, self._lease.holds)
-        routes = Routes(settings.models, settings.providers)
-        gateway = Gateway(routes, self._providers, timeouts(settings), prices(settings), Circuits())
+        gateway = Gateway(model_routes(settings), self._providers, timeouts(settings), prices(settings), Circuits())
         self._execute = Execute(
             worker=self._id,
             store=store,
@@ -99,6 +99,11 @@ class _Process:
             call_unseen=gateway.call_unseen,
             stop_answer=gateway.stop,
         )
+        self._spend_watch: SpendWatch | None = None
+        if settings.warn_spend_times is not None:
+            self._spend_watch = SpendWatch(
+                PaceStore(self._engine), book, times=settings.warn_spend_times, floor=settings.warn_spend_floor
+            )
 
     async def run(self) -> None:
         stopping, hurrying = self._signals()
@@ -124,6 +129,7 @@ class _Process:
                 self._sweep.run(),
                 listen_for_cancels(self._waiting, self._id, self._execute.cancel),
                 _pick(worker),
+                *([self._spend_watch.run()] if self._spend_watch else []),
             )
         ]
         look_seldom()

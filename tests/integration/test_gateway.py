@@ -14,7 +14,7 @@ from runstream.domain.run import KeptAnswer
 from runstream.gateway.circuits import Circuits
 from runstream.gateway.generate import Gateway
 from runstream.gateway.pricing import Prices
-from runstream.gateway.routes import Routes, Target
+from runstream.gateway.routes import RouteQuery, Routes, Target, TargetConfig
 from runstream.providers.base import ProviderConfig, TextDelta
 from runstream.providers.registry import build
 
@@ -29,6 +29,9 @@ LIMITED = refusal(429, {"error": {"message": "slow down"}}, "Retry-After: 30")
 UNKNOWN = refusal(401, {"error": {"message": "no such key"}})
 REFUSED = refusal(400, {"error": {"message": "too long"}})
 BROKEN = answer(events(delta("Hel")))
+
+
+RUN = RouteQuery("run_1", "acme", "m", {})
 
 
 class Clock:
@@ -72,7 +75,7 @@ class Case:
         """What the model says; `tried` names the providers that were asked for it."""
         asker = Asker()
         self.tried = asker.tried
-        async with self.gateway.generate("m", CALL.prompt, asker) as said:
+        async with self.gateway.generate(RUN, CALL.prompt, asker) as said:
             pieces = [*said.head, *[piece async for piece in said.rest]]
         return "".join(piece.text for piece in pieces if isinstance(piece, TextDelta))
 
@@ -90,8 +93,10 @@ class Case:
 
 
 @asynccontextmanager
-async def case(*answers: Sequence[Answer], keys: tuple[str, ...] = ("k",)) -> AsyncIterator[Case]:
-    """`answers`: of each server its answers in turn, the last one again and again."""
+async def case(
+    *answers: Sequence[Answer], keys: tuple[str, ...] = ("k",), concurrent_calls: int | None = None
+) -> AsyncIterator[Case]:
+    """`answers`: of each server its answers in turn, the last one again and again. `concurrent_calls`: of each."""
     async with AsyncExitStack() as stack:
         servers = [await stack.enter_async_context(raw_server(*each)) for each in answers]
         names = [chr(ord("a") + number) for number in range(len(servers))]
@@ -101,7 +106,8 @@ async def case(*answers: Sequence[Answer], keys: tuple[str, ...] = ("k",)) -> As
         }
         for provider in providers.values():
             stack.push_async_callback(provider.aclose)
-        routes = Routes({"m": [f"{name}/m" for name in names]}, providers)
+        targets = [TargetConfig(f"{name}/m", concurrent_calls=concurrent_calls) for name in names]
+        routes = Routes({"m": targets}, providers)
         clock = Clock()
         circuits = Circuits(now=clock)
         yield Case(Gateway(routes, providers, PATIENT, Prices({}, {}), circuits), servers, clock)
@@ -149,13 +155,13 @@ async def test_a_call_that_answered_before_a_target_failed_makes_no_second_trial
 
     trying = asyncio.Event()
     async with case([WELL] + [AWAY] * 5 + [never], [WELL]) as asked:
-        async with asked.gateway.generate("m", CALL.prompt, asker):
+        async with asked.gateway.generate(RUN, CALL.prompt, asker):
             assert await asked.texts(5) == ["Hello"] * 5
             asked.clock.now += 10
             trial = asyncio.create_task(asked.text())
             await asyncio.wait_for(trying.wait(), 20)
         assert asker.tried == ["a"]
-        async with asked.gateway.generate("m", CALL.prompt, asker):
+        async with asked.gateway.generate(RUN, CALL.prompt, asker):
             pass
         assert asker.tried == ["a", "b"]
         trial.cancel()
@@ -201,3 +207,24 @@ async def test_where_all_keys_rest_and_there_is_no_other_target_the_call_is_made
         for _ in range(3):
             await asked.fails(ProviderRateLimited)
         assert len(asked.keys()) > 2
+
+
+async def test_a_target_that_is_full_is_passed_over_until_a_call_ends_and_tried_where_all_are_full() -> None:
+    async with case([WELL], [WELL], concurrent_calls=1) as asked:
+        async with asked.gateway.generate(RUN, CALL.prompt, Asker()):
+            await asked.text()
+            assert asked.tried == ["b"]
+            async with asked.gateway.generate(RUN, CALL.prompt, Asker()):
+                await asked.text()
+                assert asked.tried == ["a"]
+        await asked.text()
+        assert asked.tried == ["a"]
+
+
+async def test_a_call_that_fails_or_is_left_makes_room_at_its_target() -> None:
+    async with case([BROKEN, AWAY, WELL], [WELL], concurrent_calls=1) as asked:
+        await asked.fails(ProviderError)
+        await asked.text()
+        assert asked.tried == ["a", "b"]
+        await asked.text()
+        assert asked.tried == ["a"]

@@ -18,7 +18,7 @@ from runstream.features.registry import FEATURES
 from runstream.gateway.circuits import Circuits
 from runstream.gateway.generate import Gateway
 from runstream.gateway.pricing import Prices
-from runstream.gateway.routes import Routes
+from runstream.gateway.routes import Routes, TargetConfig
 from runstream.providers.base import (
     Call,
     Finished,
@@ -82,7 +82,7 @@ async def events_of(
     async with Redis.from_url(redis_url) as redis:
         log = TokenLog(redis, timeout=DEADLINE, ttl=60, ended_ttl=60)
         loop = WriteLoop(log)
-        routes, prices = Routes({"m": ["p/m"]}, ["p"]), Prices({"p": "http://p"}, {})
+        routes, prices = Routes({"m": [TargetConfig("p/m")]}, ["p"]), Prices({"p": "http://p"}, {})
         sending = asyncio.create_task(loop.run())
         execute = Execute(
             worker=WORKER,

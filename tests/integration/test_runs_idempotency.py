@@ -41,6 +41,7 @@ async def test_the_same_body_written_in_another_order_is_the_same(unworked):
         body("sim:6"),
         body(metadata={"k": "v"}),
         body(subject={"type": "ticket", "id": "1"}),
+        body(complexity="low"),
     ],
 )
 async def test_the_same_key_with_another_body_is_refused(unworked, other):

@@ -4,8 +4,8 @@ from decimal import Decimal
 import pytest
 
 from runstream.domain.errors import ConfigurationError
-from runstream.domain.usage import Usage
-from runstream.gateway.pricing import Prices, Rates
+from runstream.domain.usage import Rates, Usage
+from runstream.gateway.pricing import Prices
 from runstream.gateway.routes import Target
 
 AT = datetime(2026, 11, 1, tzinfo=UTC)

@@ -207,6 +207,7 @@ def _asked(body: RunRequest) -> Asked:
         metadata=body.metadata,
         subject_type=body.subject.type if body.subject else None,
         subject_id=body.subject.id if body.subject else None,
+        complexity=body.complexity,
     )
 
 

@@ -1,6 +1,7 @@
 """The playground at `/`, its files at `/console/`, and what it needs to know at `/console.json`."""
 
 import ipaddress
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
@@ -20,8 +21,13 @@ HEADERS = {
 }
 
 
-def console_router(key: str | None, models: list[str], default_model: str | None) -> APIRouter:
-    """`key` is handed to whoever opens the page on this machine, and to nobody else. For development only."""
+def console_router(
+    key: str | None, models: Callable[[str | None], Awaitable[list[str]]], default_model: str | None
+) -> APIRouter:
+    """`key` is handed to whoever opens the page on this machine, and to nobody else. For development only.
+
+    `models` names those that can be asked for with a key, or that everybody can ask for.
+    """
     router = APIRouter(include_in_schema=False)
     files = {path.name: path for path in STATIC.iterdir() if path.suffix in MEDIA_TYPES}
 
@@ -37,8 +43,9 @@ def console_router(key: str | None, models: list[str], default_model: str | None
 
     @router.get("/console.json")
     async def configuration(request: Request) -> Response:
+        handed = key if _is_local(request) else None
         return JSONResponse(
-            {"key": key if _is_local(request) else None, "models": models, "default_model": default_model},
+            {"key": handed, "models": await models(handed), "default_model": default_model},
             headers=HEADERS | {"Cache-Control": "no-store"},
         )
 

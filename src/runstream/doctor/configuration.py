@@ -2,10 +2,9 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from runstream.connections import provider_configs
+from runstream.connections import model_routes, provider_configs
 from runstream.doctor.finding import Finding, Mark
 from runstream.domain.errors import RunstreamError
-from runstream.gateway.routes import Routes
 from runstream.providers.registry import build
 from runstream.settings import Settings
 
@@ -26,7 +25,7 @@ async def check_configuration(settings: Settings, refused: Sequence[str]) -> Seq
 
 
 def _contradictions(settings: Settings) -> Iterator[str]:
-    if not settings.models:
+    if not settings.models and not settings.tenant_models:
         yield "No model is configured: set RUNSTREAM_PROVIDERS and RUNSTREAM_MODELS."
     for config in provider_configs(settings).values():
         try:
@@ -34,9 +33,9 @@ def _contradictions(settings: Settings) -> Iterator[str]:
         except RunstreamError as error:
             yield f"RUNSTREAM_PROVIDERS: {error.message}"
     try:
-        routes = Routes(settings.models, settings.providers)
+        known = model_routes(settings)
         if settings.models and settings.default_model is not None:
-            routes.targets(settings.default_model)
+            known.configured(None, settings.default_model)
     except RunstreamError as error:
         yield f"RUNSTREAM_DEFAULT_MODEL: {error.message}" if error.param else error.message
     if settings.lease <= settings.lease_interval:

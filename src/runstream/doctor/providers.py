@@ -47,8 +47,11 @@ async def _models(config: ProviderConfig) -> list[str]:
 
 def _unknown(settings: Settings, name: str, listed: Sequence[str]) -> Iterator[str]:
     """Targets are only advised upon: not every server lists all that it takes."""
-    for asked, targets in settings.models.items():
-        for target in targets:
-            provider, _, model = target.partition("/")
-            if provider == name and "*" not in model and model not in listed:
-                yield f"It does not list '{model}', which RUNSTREAM_MODELS gives for '{asked}'."
+    named = {"RUNSTREAM_MODELS": settings.models}
+    named |= {f"RUNSTREAM_TENANT_MODELS of '{tenant}'": own for tenant, own in settings.tenant_models.items()}
+    for variable, models in named.items():
+        for asked, targets in models.items():
+            for each in targets:
+                provider, _, model = each.target.partition("/")
+                if provider == name and "*" not in model and model not in listed:
+                    yield f"It does not list '{model}', which {variable} gives for '{asked}'."

@@ -194,6 +194,8 @@ class Settlement:
     ended: bool
     reserved: bool
     """Whether anything was reserved for the run: if not, nobody counts it."""
+    costly: Sequence[Mapping[str, Any]] = ()
+    """The entries of the ledger that are to be warned of."""
 
 
 def in_parts(cost: Decimal | None) -> int:

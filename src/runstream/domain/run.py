@@ -29,6 +29,14 @@ class Status(StrEnum):
         return self in ENDED
 
 
+class Complexity(StrEnum):
+    """How hard its application says that a run is."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
 ENDED = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
 
 
@@ -58,6 +66,7 @@ class Request:
     metadata: Mapping[str, Any]
     subject_type: str | None = None
     subject_id: str | None = None
+    complexity: Complexity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +98,7 @@ class Claim:
     """Of the attempts before, in US dollars."""
     resume: KeptAnswer | None = None
     """What the attempt before left to be read on."""
+    complexity: Complexity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +172,7 @@ class Run:
     feature: str
     prompt_version: str
     model: str
+    complexity: Complexity | None = None
     provider: str | None = None
     provider_model: str | None = None
     subject_type: str | None = None

@@ -1,10 +1,11 @@
-"""Tokens that a generation took."""
+"""Tokens that a generation took, and what they cost."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+_MILLION = Decimal(1_000_000)
 _CHARACTERS_A_TOKEN = 4
 """OpenAI's rule of thumb for English text."""
 
@@ -17,6 +18,20 @@ class Usage:
     output_tokens: int
     cached_tokens: int = 0
     estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """US dollars for a million tokens. `cached` is for the part of the input that the provider had in its cache."""
+
+    input: Decimal
+    output: Decimal
+    cached: Decimal | None = None
+
+    def cost(self, usage: Usage) -> Decimal:
+        cached = self.input if self.cached is None else self.cached
+        fresh = usage.input_tokens - usage.cached_tokens
+        return (fresh * self.input + usage.cached_tokens * cached + usage.output_tokens * self.output) / _MILLION
 
 
 @dataclass(frozen=True, slots=True)

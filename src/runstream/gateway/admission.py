@@ -25,6 +25,7 @@ from runstream.domain.limits import (
     in_dollars,
     in_parts,
 )
+from runstream.domain.run import Complexity
 from runstream.domain.usage import Usage, dollars, estimate
 from runstream.gateway.limits import Limits
 from runstream.storage.budgets import BudgetStore
@@ -47,6 +48,7 @@ class Wanted:
     model: str
     input: Mapping[str, Any]
     settled: int = 0
+    complexity: Complexity | None = None
 
 
 class Admission:
@@ -62,10 +64,10 @@ class Admission:
         book: Book,
         budgets: BudgetStore,
         *,
-        price: Callable[[str, Usage], Decimal | None],
+        price: Callable[[Wanted, Usage], Decimal | None],
         reserved_output: int,
     ) -> None:
-        """`price` is of a model's use; `reserved_output` are tokens, where a request does not say how many."""
+        """`price` is of a run's use; `reserved_output` are tokens, where a request does not say how many."""
         self._limits = limits
         self._book = book
         self._budgets = budgets
@@ -169,7 +171,7 @@ class Admission:
         asked = wanted.input.get("max_output_tokens")
         usage = Usage(read, asked if isinstance(asked, int) else self._reserved_output)
         tokens = usage.input_tokens + usage.output_tokens
-        return Take(wanted.run_id, wanted.party, tokens, in_parts(self._price(wanted.model, usage)), wanted.settled)
+        return Take(wanted.run_id, wanted.party, tokens, in_parts(self._price(wanted, usage)), wanted.settled)
 
 
 def _bounded(limits: Sequence[Limit]) -> bool:

@@ -16,11 +16,12 @@ from runstream.domain.errors import (
     ProviderUnavailable,
 )
 from runstream.domain.prompt import Prompt
-from runstream.domain.run import KeptAnswer
+from runstream.domain.run import KeptAnswer, Run
 from runstream.domain.usage import ProviderCall, Usage
 from runstream.gateway.circuits import Circuits
+from runstream.gateway.load import Load
 from runstream.gateway.pricing import Prices
-from runstream.gateway.routes import Routes, Target
+from runstream.gateway.routes import RouteQuery, Routes, Target
 from runstream.providers.base import (
     Call,
     Piece,
@@ -94,6 +95,7 @@ class Gateway:
         self._timeouts = timeouts
         self._prices = prices
         self._circuits = circuits
+        self._load = Load()
 
     def calls(self, tried: Sequence[Target], usage: Usage | None) -> list[ProviderCall]:
         """What the ledger keeps of the targets that were tried in turn, the last of which made this use."""
@@ -102,17 +104,18 @@ class Gateway:
             for number, target in enumerate(tried, 1)
         ]
 
-    def call_unseen(self, model: str, usage: Usage, answer: KeptAnswer | None = None) -> ProviderCall:
+    def call_unseen(self, run: Run, usage: Usage, answer: KeptAnswer | None = None) -> ProviderCall:
         """As `calls`, for a call of which only its result is known, and maybe what it could be read on by.
 
-        Otherwise it counts as the model's first target's.
+        Otherwise it counts as the run's first target's.
         """
+        query = RouteQuery.of(run)
         if answer and answer.provider in self._providers:
-            return self._prices.called(Target(answer.provider, answer.model), usage)
+            return self._prices.called(self._routes.resumed(query, answer), usage)
         try:
-            return self._prices.called(self._routes.targets(model)[0], usage)
+            return self._prices.called(self._routes.targets(query)[0], usage)
         except InvalidField:  # the model is not configured any more
-            return ProviderCall("unknown", model, usage)
+            return ProviderCall("unknown", run.model, usage)
 
     async def stop(self, answer: KeptAnswer) -> None:
         """Have a provider stop an answer that nobody will read, as well as that can be done."""
@@ -123,27 +126,30 @@ class Gateway:
 
     @asynccontextmanager
     async def generate(
-        self, model: str, prompt: Prompt, asking: Asking, resume: KeptAnswer | None = None
+        self, query: RouteQuery, prompt: Prompt, asking: Asking, resume: KeptAnswer | None = None
     ) -> AsyncIterator[Answer]:
         """Yield the answer to `resume`, from its beginning, or that of the first target that begins to give one.
 
         Targets are asked in the place of an answer that is not to be had, and is not kept for somebody else. Those that
-        have been failing, and those whose keys all rest, are passed over; where that leaves none, all of them are
-        tried. Raises the last one's ProviderError; leaving the context closes the call.
+        have been failing, that are full, or whose keys all rest, are passed over; where that leaves none, all of them
+        are tried. Raises the last one's ProviderError; leaving the context closes the call.
         """
         refused: ProviderError | None = None
-        for target, kept in self._candidates(self._routes.targets(model), resume):
+        for target, kept in self._candidates(query, resume):
             if refused is not None:
                 log.warning("fallback", provider=target.provider, model=target.model, code=refused.code)
             asking.trying(target, kept)
             answered = False
             call = Call(target.model, prompt, kept.id if kept else None, asking.keep)
             try:
-                async with self._provider(target).stream(call, self._timeouts) as pieces:
-                    head = await _head(pieces, partial(asking.resumable, target))
-                    answered = True
-                    self._circuits.answered(target)
-                    yield Answer(head, pieces)
+                with self._load.call(target) as under_way:
+                    async with self._provider(target).stream(call, self._timeouts) as pieces:
+                        answer = Answer(await _head(pieces, partial(asking.resumable, target)), pieces)
+                        answered = True
+                        self._circuits.answered(target)
+                        if answer.begun and kept is None:
+                            under_way.began_to_answer()
+                        yield answer
             except ProviderError as error:
                 if isinstance(error, _FAILURES):
                     self._circuits.failed(target)
@@ -160,15 +166,15 @@ class Gateway:
         if refused is not None:
             raise refused
 
-    def _candidates(
-        self, targets: Sequence[Target], resume: KeptAnswer | None
-    ) -> Iterator[tuple[Target, KeptAnswer | None]]:
+    def _candidates(self, query: RouteQuery, resume: KeptAnswer | None) -> Iterator[tuple[Target, KeptAnswer | None]]:
         """Asks about each target when its turn comes: who is let through to a failing one is on trial there."""
+        targets = self._routes.targets(query)
         if resume is not None:
-            yield Target(resume.provider, resume.model), resume
+            yield self._routes.resumed(query, resume), resume
         none = True
         for target in targets:
-            if not self._providers[target.provider].rests() and self._circuits.admits(target):
+            passed_over = self._load.full(target) or self._providers[target.provider].rests()
+            if not passed_over and self._circuits.admits(target):
                 none = False
                 yield target, None
         if none:

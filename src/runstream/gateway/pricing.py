@@ -1,18 +1,16 @@
 """What a call costs, in US dollars: by the list price of its provider's model, or by what is configured."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
 from urllib.parse import urlsplit
 
 from runstream.domain.errors import ConfigurationError
-from runstream.domain.usage import ProviderCall, Usage
+from runstream.domain.usage import ProviderCall, Rates, Usage
 from runstream.gateway.patterns import Patterns
 from runstream.gateway.routes import Target
 
 _CONFIGURED = "configured"
-_MILLION = Decimal(1_000_000)
 _SMALLEST = Decimal("1e-10")
 """What the ledger keeps of a dollar."""
 _HERE = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -20,20 +18,6 @@ _HERE = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 _ListPrice = Callable[[str, str, Usage, datetime], Decimal | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """US dollars for a million tokens. `cached` is for the part of the input that the provider had in its cache."""
-
-    input: Decimal
-    output: Decimal
-    cached: Decimal | None = None
-
-    def cost(self, usage: Usage) -> Decimal:
-        cached = self.input if self.cached is None else self.cached
-        fresh = usage.input_tokens - usage.cached_tokens
-        return (fresh * self.input + usage.cached_tokens * cached + usage.output_tokens * self.output) / _MILLION
 
 
 class Prices:
@@ -70,7 +54,8 @@ class Prices:
     def called(self, target: Target, usage: Usage | None) -> ProviderCall:
         """A call as the ledger keeps it: priced now, without a cost where nobody has said what this model costs there.
 
-        Its `price_version` is `configured`, or the release of genai-prices that lists the model.
+        A price of the target's own goes first, then what is configured, then the list. Its `price_version` is
+        `configured`, or the release of genai-prices that lists the model.
         """
         if usage is None:
             return ProviderCall(target.provider, target.model)
@@ -79,7 +64,7 @@ class Prices:
         return ProviderCall(target.provider, target.model, usage, cost, version)
 
     def _price(self, target: Target, usage: Usage) -> tuple[Decimal, str] | tuple[None, None]:
-        rates = self._configured.find(f"{target.provider}/{target.model}")
+        rates = target.price or self._configured.find(f"{target.provider}/{target.model}")
         if rates is not None:
             return rates.cost(usage), _CONFIGURED
         if self._list is None:

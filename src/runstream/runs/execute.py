@@ -23,6 +23,7 @@ from runstream.domain.run import Claim, Ending, Generation, Outcome, Status
 from runstream.domain.usage import estimate, total
 from runstream.features.base import Feature
 from runstream.gateway.generate import Gateway
+from runstream.gateway.routes import RouteQuery
 from runstream.metrics import FENCED, FIRST_TOKEN, NOT_ENQUEUED, QUEUE_WAIT, RETRIED, RUNNING
 from runstream.providers.base import Finished, Opened, Piece, ReasoningDelta, TextDelta, ToolCallDelta
 from runstream.queue.enqueue import JobQueue
@@ -142,7 +143,7 @@ class Execute:
         claim = attempt.claim
         began = time.monotonic()
         prompt = self._features[claim.feature].prompt(claim.input)
-        async with self._gateway.generate(claim.model, prompt, attempt, claim.resume) as answer:
+        async with self._gateway.generate(RouteQuery.of(claim), prompt, attempt, claim.resume) as answer:
             if answer.begun:
                 attempt.first_token()
                 FIRST_TOKEN.observe(time.monotonic() - began)
@@ -156,8 +157,8 @@ class Execute:
             except ProviderError as error:  # to be known before the call is left
                 attempt.failure = error
                 raise
-        if attempt.finish_reason is None:
-            raise ProviderProtocolError("The provider's answer ended without a finish reason.")
+            if attempt.finish_reason is None:
+                raise ProviderProtocolError("The provider's answer ended without a finish reason.")
 
     def _take(self, attempt: Attempt, piece: Piece) -> bool:
         """Take in what the model said; whether the rest is not wanted."""

@@ -19,7 +19,7 @@ from runstream.domain.limits import Settlement
 from runstream.domain.run import UNKNOWN, Ending, Generation, KeptAnswer, Run, Status
 from runstream.domain.transcript import Transcript
 from runstream.domain.usage import ProviderCall, Usage, dollars, estimate
-from runstream.metrics import ENDED, ENDS_HELD
+from runstream.metrics import COSTLY_CALLS, ENDED, ENDS_HELD
 from runstream.storage.runs import RunStore
 from runstream.stream.log import Append, TokenLog
 
@@ -38,7 +38,7 @@ log = structlog.get_logger(__name__)
 class CallUnseen(Protocol):
     """See `Gateway.call_unseen`."""
 
-    def __call__(self, model: str, usage: Usage, answer: KeptAnswer | None = None) -> ProviderCall: ...
+    def __call__(self, run: Run, usage: Usage, answer: KeptAnswer | None = None) -> ProviderCall: ...
 
 
 def completed(usage: Usage | None, cost: Decimal | None, finish_reason: str) -> dict[str, Any]:
@@ -67,7 +67,14 @@ def terminal_event(status: Status) -> str:
 
 
 async def count(book: Book, done: Settlement) -> None:
-    """Have what an attempt came to counted in the place of what was reserved. What is not, the sweep finds."""
+    """Have what an attempt came to counted in the place of what was reserved. What is not, the sweep finds.
+
+    Calls that are to be warned of are: by who entered them in the ledger, and so once.
+    """
+    for call in done.costly:
+        COSTLY_CALLS.inc()
+        cost = dollars(Decimal(str(call["cost"])))
+        log.warning("costly_call", **{**call, "cost": cost, "run_id": done.run_id, "tenant": done.tenant})
     if not done.reserved:
         return
     try:
@@ -141,7 +148,7 @@ async def end_unwritten(
         reasoning=transcript.reasoning() or None,
         tool_calls=transcript.tool_calls() or None,
         error=error,
-        generation=unseen(run.model, run.input or {}, characters, call_unseen, kept),
+        generation=unseen(run, characters, call_unseen, kept),
     )
     done = await store.end(run.id, ending, was=run.status, attempt=run.attempt)
     if done is None:
@@ -156,21 +163,15 @@ async def end_unwritten(
     return True
 
 
-def unseen(
-    model: str,
-    input: Mapping[str, Any],
-    characters: int,
-    call: CallUnseen | None,
-    kept: KeptAnswer | None = None,
-) -> Generation:
+def unseen(run: Run, characters: int, call: CallUnseen | None, kept: KeptAnswer | None = None) -> Generation:
     """What is known of an attempt of which only so much that it said is left, and what its answer can be read on by."""
     if kept is not None and call is not None:
-        usage = estimate(input, characters)
-        return Generation(kept.provider, kept.model, usage=usage, calls=[call(model, usage, kept)], goes_on=kept)
+        usage = estimate(run.input or {}, characters)
+        return Generation(kept.provider, kept.model, usage=usage, calls=[call(run, usage, kept)], goes_on=kept)
     if not characters:
         return UNKNOWN
-    usage = estimate(input, characters)
-    return Generation(usage=usage, calls=[call(model, usage)] if call else ())
+    usage = estimate(run.input or {}, characters)
+    return Generation(usage=usage, calls=[call(run, usage)] if call else ())
 
 
 def owing(generation: Generation) -> Generation:

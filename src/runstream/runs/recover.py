@@ -162,7 +162,7 @@ class Sweep:
             return await self._end(lapsed, Status.FAILED, error)
         generation = UNKNOWN
         if (characters or lapsed.kept) and (run := await self._store.get(lapsed.tenant, lapsed.run_id)):
-            generation = owing(unseen(run.model, run.input or {}, characters, self._call_unseen, lapsed.kept))
+            generation = owing(unseen(run, characters, self._call_unseen, lapsed.kept))
         taken = await self._store.requeue(
             lapsed.run_id,
             lapsed.attempt,

@@ -50,7 +50,9 @@ class Retry:
     async def _try_again(self, run: Run) -> Run | None:
         """None where it has changed meanwhile, or what was reserved for it is not good any more."""
         party = Party(run.tenant, run.user, run.feature)
-        hold = await self._admission.reserve(Wanted(run.id, party, run.model, run.input or {}, run.attempt))
+        hold = await self._admission.reserve(
+            Wanted(run.id, party, run.model, run.input or {}, run.attempt, run.complexity)
+        )
         try:
             async with self._backlog.room(run.tenant):
                 queued = await self._store.retry(run.id, was=run.status, attempt=run.attempt, reason=_REASON, hold=hold)

@@ -22,10 +22,10 @@ from runstream.domain.errors import (
 )
 from runstream.domain.ids import new_id
 from runstream.domain.limits import Hold, Party, Use
-from runstream.domain.run import Request, Run
+from runstream.domain.run import Complexity, Request, Run
 from runstream.features.base import Feature
 from runstream.gateway.admission import Admission, Wanted
-from runstream.gateway.routes import Routes
+from runstream.gateway.routes import RouteQuery, Routes
 from runstream.metrics import ACCEPTED, NOT_ENQUEUED
 from runstream.queue.enqueue import JobQueue
 from runstream.runs.backlog import Backlog
@@ -33,6 +33,8 @@ from runstream.storage.runs import Inserted, RunStore
 
 _TRIES = 20
 """Reservations of one run that may turn out to be of an epoch that is over. Each time, all was read anew."""
+
+_LATER = frozenset({"complexity"})
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +57,7 @@ class Asked:
     metadata: Mapping[str, Any]
     subject_type: str | None = None
     subject_id: str | None = None
+    complexity: Complexity | None = None
 
 
 class Submit:
@@ -89,12 +92,13 @@ class Submit:
         Unavailable: what was accepted, if anything, is found by the idempotency key. A job that Redis does not take
         is no failure: the sweep enqueues it (P1).
         """
-        request = self._request(asked)
+        run_id = new_id("run")
+        request = self._request(run_id, tenant, asked)
         body_hash = _hash(asked) if idempotency_key is not None else None
         uses: Sequence[Use] = ()
         try:
             (run, same_body), uses = await self._make(
-                Party(tenant, user, request.feature), request, idempotency_key, body_hash
+                run_id, Party(tenant, user, request.feature), request, idempotency_key, body_hash
             )
         except (LimitReached, TooManyQueued, QueueFull):
             earlier = idempotency_key and await self._store.earlier(tenant, user, idempotency_key, body_hash)
@@ -112,10 +116,10 @@ class Submit:
         return Submitted(run, same_body is None, uses if same_body is None else ())
 
     async def _make(
-        self, party: Party, request: Request, idempotency_key: str | None, body_hash: bytes | None
+        self, run_id: str, party: Party, request: Request, idempotency_key: str | None, body_hash: bytes | None
     ) -> tuple[Inserted, Sequence[Use]]:
         """Reserve, and write the row while that is good; what has become of it is kept or given back."""
-        wanted = Wanted(new_id("run"), party, request.model, request.input)
+        wanted = Wanted(run_id, party, request.model, request.input, complexity=request.complexity)
         for _ in range(_TRIES):
             hold = await self._admission.reserve(wanted)
             reached(Point.SUBMIT_RESERVED)
@@ -160,7 +164,7 @@ class Submit:
             NOT_ENQUEUED.inc()
             log.warning("job_not_enqueued", run_id=run.id, error=type(error).__name__)
 
-    def _request(self, asked: Asked) -> Request:
+    def _request(self, run_id: str, tenant: str, asked: Asked) -> Request:
         feature = self._features.get(asked.feature)
         if feature is None:
             raise InvalidField(
@@ -169,15 +173,18 @@ class Submit:
         model = asked.model or feature.model or self._default_model
         if model is None:
             raise InvalidField("Name a model: neither the feature nor RUNSTREAM_DEFAULT_MODEL has one.", param="model")
-        self._routes.targets(model)
+        self._routes.configured(tenant, model)
+        input = _validated(feature, asked.input)
+        self._routes.targets(RouteQuery(run_id, tenant, model, input, asked.complexity))
         return Request(
             feature=feature.name,
             prompt_version=feature.prompt_version,
             model=model,
-            input=_validated(feature, asked.input),
+            input=input,
             metadata=asked.metadata,
             subject_type=asked.subject_type,
             subject_id=asked.subject_id,
+            complexity=asked.complexity,
         )
 
 
@@ -203,4 +210,11 @@ def _path(fault: ErrorDetails, value: Any) -> Iterator[str]:
 
 
 def _hash(asked: Asked) -> bytes:
-    return sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).digest()
+    """What was added to requests later is not in it where they do not say it: their keys stay good."""
+    said = ((name, getattr(asked, name)) for name in Asked.__slots__)
+    parts = (
+        b'"%s":%s' % (name.encode(), orjson.dumps(value, option=orjson.OPT_SORT_KEYS))
+        for name, value in said
+        if value is not None or name not in _LATER
+    )
+    return sha256(b"{%s}" % b",".join(parts)).digest()

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from runstream.domain.run import AttemptRecord, Claim, Generation, KeptAnswer, Outcome, Run, Status
+from runstream.domain.run import AttemptRecord, Claim, Complexity, Generation, KeptAnswer, Outcome, Run, Status
 from runstream.domain.usage import ProviderCall, Usage
 
 
@@ -24,6 +24,7 @@ def run_of(row: Row[Any]) -> Run:
         feature=values["feature"],
         prompt_version=values["prompt_version"],
         model=values["model"],
+        complexity=_complexity(values["complexity"]),
         provider=values["provider"],
         provider_model=values["provider_model"],
         subject_type=values["subject_type"],
@@ -59,6 +60,7 @@ def made_run(given: Mapping[str, Any], created_at: datetime) -> Run:
         feature=given["feature"],
         prompt_version=given["prompt_version"],
         model=given["model"],
+        complexity=given["complexity"],
         subject_type=given["subject_type"],
         subject_id=given["subject_id"],
         input=given["input"],
@@ -81,7 +83,12 @@ def claim_of(row: Row[Any]) -> Claim:
         restart_reason=row.restart_reason,
         cost=row.cost,
         resume=kept_answer(row.left_by, row.left_by_model, row.left, row.owed),
+        complexity=_complexity(row.complexity),
     )
+
+
+def _complexity(value: str | None) -> Complexity | None:
+    return None if value is None else Complexity(value)
 
 
 def kept_answer(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from decimal import Decimal
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -64,8 +65,10 @@ class Queued(NamedTuple):
 
 
 class RunStore:
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, *, warn_call_cost: Decimal | None = None) -> None:
+        """Calls that cost more than `warn_call_cost`, in US dollars, are told of when they are entered."""
         self._engine = engine
+        self._warn_call_cost = warn_call_cost
         self._ask = partial(ask, engine)
         self._inserts = Together(self._insert)
         self._held_inserts = Together(self._insert_held)
@@ -96,6 +99,7 @@ class RunStore:
             "feature": request.feature,
             "prompt_version": request.prompt_version,
             "model": request.model,
+            "complexity": request.complexity,
             "input": request.input,
             "metadata": request.metadata,
             "subject_type": request.subject_type,
@@ -319,7 +323,7 @@ class RunStore:
     async def _ending(
         self, statement: Executable, *, since: int, through: int, ended: bool, **values: Any
     ) -> Settlement | None:
-        rows = await self._ask(statement, **values)
+        rows = await self._ask(statement, **values, warn_call_cost=self._warn_call_cost)
         if not rows:
             return None
         row = rows[0]
@@ -333,6 +337,7 @@ class RunStore:
             at=row.at,
             ended=ended,
             reserved=row.reserved_tokens is not None,
+            costly=row.costly or (),
         )
 
 

@@ -35,10 +35,14 @@ class Dimension(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Spend:
-    """Calls and their tokens. `cost` is in US dollars, of all but the `unpriced` ones: their price is not known."""
+    """Calls and their tokens; the `refused` bought nothing.
+
+    `cost` is in US dollars, of all but the `unpriced` ones: their price is not known.
+    """
 
     group: Mapping[Dimension, str]
     calls: int
+    refused: int
     estimated: int
     unpriced: int
     input_tokens: int
@@ -59,6 +63,7 @@ _COLUMNS: Final[Mapping[Dimension, ColumnElement[Any]]] = {
 _MADE_A_COST = or_(ledger.c.input_tokens > 0, ledger.c.output_tokens > 0)
 _SUMS = (
     func.count(),
+    func.count().filter(~_MADE_A_COST),
     func.count().filter(ledger.c.estimated),
     func.count().filter(ledger.c.cost.is_(None), _MADE_A_COST),
     *(func.coalesce(func.sum(ledger.c[name]), 0) for name in ("input_tokens", "output_tokens", "cached_tokens")),
@@ -105,5 +110,5 @@ class SpendStore:
 
 def _spend(by: Sequence[Dimension], row: Sequence[Any]) -> Spend:
     group = {dimension: str(value) for dimension, value in zip(by, row, strict=False)}
-    calls, estimated, unpriced, read, written, cached, cost = row[len(by) :]
-    return Spend(group, calls, estimated, unpriced, int(read), int(written), int(cached), Decimal(cost))
+    calls, refused, estimated, unpriced, read, written, cached, cost = row[len(by) :]
+    return Spend(group, calls, refused, estimated, unpriced, int(read), int(written), int(cached), Decimal(cost))

@@ -8,7 +8,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from runstream.api.schemas.fields import WhereThereIsSome
 from runstream.api.schemas.outcomes import Failure, UsageObject
-from runstream.domain.run import AttemptRecord, Outcome, Run, Status
+from runstream.domain.run import AttemptRecord, Complexity, Outcome, Run, Status
 from runstream.domain.usage import dollars
 from runstream.features.chat import ChatInput, ToolCall
 
@@ -28,6 +28,9 @@ class RunRequest(BaseModel):
     feature: Annotated[str, Field(max_length=64, examples=["chat"])]
     model: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     input: Annotated[dict[str, Any], Field(description="As the feature asks for it.")]
+    complexity: Annotated[
+        Complexity | None, Field(description="How hard it is: the model may be routed by it, and may ask for it.")
+    ] = None
     subject: Subject | None = None
     metadata: Annotated[
         dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=512)]],
@@ -69,6 +72,7 @@ class RunObject(BaseModel):
     feature: str
     prompt_version: str
     model: str
+    complexity: Complexity | None
     provider: str | None
     provider_model: str | None
     user: str
@@ -96,6 +100,7 @@ class RunObject(BaseModel):
             feature=run.feature,
             prompt_version=run.prompt_version,
             model=run.model,
+            complexity=run.complexity,
             provider=run.provider,
             provider_model=run.provider_model,
             user=run.user,

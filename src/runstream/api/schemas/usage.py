@@ -14,7 +14,8 @@ class UsageSum(BaseModel):
     """What the calls of one group came to; the group's own fields are those that were asked for.
 
     `cost` is in US dollars, of all calls but the `unpriced_calls`, whose model has no known price. Tokens of
-    `estimated_calls` are not the provider's count: it never gave one.
+    `estimated_calls` are not the provider's count: it never gave one. `refused_calls` bought nothing: their provider
+    refused, or failed before its first token.
     """
 
     tenant: str | SkipJsonSchema[None] = None
@@ -25,6 +26,7 @@ class UsageSum(BaseModel):
     provider_model: str | SkipJsonSchema[None] = None
     day: date | SkipJsonSchema[None] = None
     calls: int
+    refused_calls: int
     estimated_calls: int
     unpriced_calls: int
     input_tokens: int
@@ -38,6 +40,7 @@ class UsageSum(BaseModel):
             {
                 **spend.group,
                 "calls": spend.calls,
+                "refused_calls": spend.refused,
                 "estimated_calls": spend.estimated,
                 "unpriced_calls": spend.unpriced,
                 "input_tokens": spend.input_tokens,

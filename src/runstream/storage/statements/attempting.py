@@ -68,6 +68,8 @@ _CALL = (
     "cost",
     "price_version",
 )
+_TOLD = ("attempt", "user_id", "feature", "model", *_CALL[1:6], "cost")
+_WARN_CALL_COST: BindParameter[Any] = bindparam("warn_call_cost", type_=ledger.c.cost.type)
 _CALLS = (
     func.jsonb_to_recordset(bindparam("provider_calls", type_=JSONB))
     .table_valued(*(column(name, ledger.c[name].type) for name in _CALL))
@@ -156,9 +158,11 @@ def _ending(change: Update, was: BindParameter[str] | None = None) -> Select[Any
     entered = (
         insert(ledger)
         .from_select([*entry], called if was is None else called.union_all(_owed_by(changed, was, [*entry])))
-        .returning(ledger.c.input_tokens, ledger.c.output_tokens, ledger.c.cost)
+        .returning(*(ledger.c[name] for name in _TOLD))
         .cte("entered")
     )
+    told = func.jsonb_build_object(*(part for name in _TOLD for part in (literal(name), entered.c[name])))
+    costly = select(func.jsonb_agg(told)).where(entered.c.cost > _WARN_CALL_COST)
     tokens = func.sum(cast(entered.c.input_tokens, BigInteger) + entered.c.output_tokens)
     return select(
         changed.c.id,
@@ -167,6 +171,7 @@ def _ending(change: Update, was: BindParameter[str] | None = None) -> Select[Any
         func.now().label("at"),  # as the ledger has it
         select(func.coalesce(tokens, 0)).scalar_subquery().label("tokens"),
         select(func.coalesce(func.sum(entered.c.cost), 0)).scalar_subquery().label("cost"),
+        costly.scalar_subquery().label("costly"),
     ).add_cte(closed)
 
 
@@ -212,6 +217,7 @@ CLAIM = _beginning(
         runs.c.queue,
         runs.c.feature,
         runs.c.model,
+        runs.c.complexity,
         runs.c.input,
         runs.c.worker,
         func.extract("epoch", func.now() - runs.c.available_at).label("waited"),

@@ -15,6 +15,7 @@ _GIVEN = (
     "feature",
     "prompt_version",
     "model",
+    "complexity",
     "input",
     "metadata",
     "subject_type",
