@@ -61,7 +61,9 @@ def jobs(stack: Stack) -> list[str]:
     with redis.Redis.from_url(stack.redis_url, socket_timeout=DEADLINE, decode_responses=True) as client:
         names = client.scan_iter(count=1000)
         return [
-            name for name in names if name == "runstream:queue:default" or name.startswith(("arq:", "runstream:taken:"))
+            name
+            for name in names
+            if name.startswith(("runstream:queue:", "arq:", "runstream:taken:")) and not name.endswith(":health-check")
         ]
 
 

@@ -1,11 +1,14 @@
 """What Prometheus is told. The API and the worker each show what they count themselves."""
 
-from collections.abc import Iterator
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
+_FEW_SECONDS = (0.01, 0.1, 0.5, 1, 5, 10, 30, 60, 300)
 
 
 class Tally:
@@ -21,11 +24,56 @@ class Tally:
         yield CounterMetricFamily(self._name, self._documentation, value=self.count)
 
 
+class ByTenant:
+    """A histogram of each tenant's, for `most` tenants at a time; all others share the one of the empty name.
+
+    A tenant keeps its own while it comes again within `idle` seconds: then its series may end, for another's to begin.
+    So no tenant's figures are lost while they move, and no number of tenants makes more than `most` + 1 series.
+    """
+
+    def __init__(
+        self, histogram: Histogram, *, most: int = 100, idle: float = 3600, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`histogram` has one label."""
+        self._histogram = histogram
+        self._most = most
+        self._idle = idle
+        self._clock = clock
+        self._seen: OrderedDict[str, float] = OrderedDict()
+        """When each was seen last, the longest ago first."""
+
+    def observe(self, tenant: str, amount: float) -> None:
+        if tenant in self._seen or self._has_room():
+            self._seen[tenant] = self._clock()
+            self._seen.move_to_end(tenant)
+        else:
+            tenant = ""
+        self._histogram.labels(tenant).observe(amount)
+
+    def _has_room(self) -> bool:
+        if len(self._seen) < self._most:
+            return True
+        first, seen = next(iter(self._seen.items()))
+        if self._clock() - seen < self._idle:
+            return False
+        del self._seen[first]
+        self._histogram.remove(first)
+        return True
+
+
 RUNS = Gauge("runstream_runs", "Runs under way, as Postgres has them.", ["status"])
 QUEUE_DEPTH = Gauge("runstream_queue_depth", "Jobs in Redis, waiting or being run.", ["queue"])
 ACCEPTED = Counter("runstream_runs_accepted_total", "Runs answered with 202 for the first time.", ["feature"])
 ENDED = Counter("runstream_runs_ended_total", "Runs that reached their end.", ["status"])
 QUEUE_WAIT = Histogram("runstream_queue_wait_seconds", "From available to claimed.", buckets=_SECONDS)
+TENANT_QUEUE_WAIT = ByTenant(
+    Histogram(
+        "runstream_tenant_queue_wait_seconds",
+        "The same by tenant; without a name, of all tenants beyond the first hundred of late.",
+        ["tenant"],
+        buckets=_FEW_SECONDS,
+    )
+)
 FIRST_TOKEN = Histogram("runstream_first_token_seconds", "From claimed to the model's first token.", buckets=_SECONDS)
 RUNNING = Gauge("runstream_running", "Generations that this worker writes.")
 READERS = Gauge("runstream_readers", "Open event streams.")

@@ -115,7 +115,7 @@ class _Desk:
         """Where Redis has failed once it is not asked again: each call could take as long."""
         try:
             if self.redis_answers:
-                await self.jobs.enqueue(run.id, run.attempt, run.queue)
+                await self.jobs.enqueue(run.id, run.attempt, run.queue, tenant=run.tenant, priority=run.priority)
         except (RedisError, OSError, TimeoutError):
             self.redis_answers = False
         return self.redis_answers
@@ -169,10 +169,11 @@ def _about(run: Run) -> Iterator[str]:
         "subject": subject,
         "model": model,
         "queue": run.queue,
+        "priority": run.priority.name.lower(),
         "attempts": f"{run.attempt} of {run.max_attempts}",
         "usage": _tokens(run.usage),
         "created": _at(run.created_at),
-        "started": _at(run.started_at),
+        "started": _started(run),
         "first token": _at(run.first_token_at),
         "cancel asked": _at(run.cancel_requested_at),
         "finished": _at(run.finished_at),
@@ -214,6 +215,13 @@ def _tokens(usage: Usage | None) -> str | None:
         return None
     about = "about " if usage.estimated else ""
     return f"{about}{usage.input_tokens} + {usage.output_tokens} tokens"
+
+
+def _started(run: Run) -> str:
+    """When, and after how long in the queue."""
+    if run.started_at is None:
+        return ""
+    return f"{_at(run.started_at)}, after {(run.started_at - run.created_at).total_seconds():.1f} s"
 
 
 def _at(moment: datetime | None) -> str:

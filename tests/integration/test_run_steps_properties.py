@@ -27,10 +27,10 @@ from runstream.counters.book import Book
 from runstream.domain.cursor import Cursor
 from runstream.domain.errors import Unavailable
 from runstream.domain.events import DELTA, REASONING, RESTARTED, STARTED, TOOL_CALL
-from runstream.domain.run import Claim, Ending, Request, Status
+from runstream.domain.run import Claim, Ending, Priority, Request, Status
 from runstream.domain.usage import ProviderCall
 from runstream.queue.enqueue import JobQueue
-from runstream.queue.names import queue_key
+from runstream.queue.names import job_id, queue_key
 from runstream.runs.finish import end_unwritten, settle, terminal_event
 from runstream.runs.reconcile import Reconcile
 from runstream.runs.recover import Sweep
@@ -233,8 +233,9 @@ class World:
             for name, *arguments in [("jump", 2.0 * LEASE), ("renew", 0), ("sweep", 0)]:
                 await self.do(name, *arguments)
         if self._row.status == "queued":
-            job = await self._redis.zscore(queue_key(QUEUE), f"{self._run_id}:{self._row.attempt}")
-            assert job is not None, "a run that waits has a job"
+            job = job_id(self._run_id, self._row.attempt, tenant=TENANT, priority=Priority.DEFAULT)
+            due = await self._redis.zscore(f"{queue_key(QUEUE)}:due:{TENANT}", job)
+            assert due is not None, "a run that waits has a job"
             await self.do("claim", 0, True)
         if self._row.status == "running":
             await self.do("settle", 0, 0, "completed", False)

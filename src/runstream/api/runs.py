@@ -17,7 +17,7 @@ from runstream.api.services import Asking, Given, Services
 from runstream.domain.cursor import START, Cursor
 from runstream.domain.errors import InvalidCursor, InvalidRequest, NotFound
 from runstream.domain.ids import is_run_id
-from runstream.domain.run import Status
+from runstream.domain.run import Priority, Status
 from runstream.runs.submit import Asked
 from runstream.runs.watch import MAX_WAIT
 from runstream.storage.lists import Filters
@@ -208,6 +208,7 @@ def _asked(body: RunRequest) -> Asked:
         subject_type=body.subject.type if body.subject else None,
         subject_id=body.subject.id if body.subject else None,
         complexity=body.complexity,
+        priority=Priority[body.priority.upper()],
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
 from runstream.domain.usage import ProviderCall, Usage, total
@@ -55,6 +55,14 @@ class Outcome(StrEnum):
     """Its worker's lease ran out. Whoever took the run over wrote this."""
 
 
+class Priority(IntEnum):
+    """Which of a tenant's queued runs goes first: the smallest number. Between tenants it counts for nothing."""
+
+    HIGH = -1
+    DEFAULT = 0
+    LOW = 1
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What was asked for; `input` as its feature validated it."""
@@ -67,6 +75,7 @@ class Request:
     subject_type: str | None = None
     subject_id: str | None = None
     complexity: Complexity | None = None
+    priority: Priority = Priority.DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +98,12 @@ class Claim:
     attempt: int
     max_attempts: int
     queue: str
+    priority: Priority
     feature: str
     model: str
     input: Mapping[str, Any]
     waited: float
+    """Seconds from when it could have been claimed."""
     restart_reason: str | None
     cost: Decimal | None
     """Of the attempts before, in US dollars."""
@@ -169,6 +180,7 @@ class Run:
     attempt: int = 0
     max_attempts: int
     queue: str
+    priority: Priority
     feature: str
     prompt_version: str
     model: str

@@ -30,11 +30,11 @@ log = structlog.get_logger(__name__)
 
 
 class WokenWorker(Worker):
-    """Takes jobs when the doorbell rings, as many as it has room for, in one call.
+    """Takes jobs when the doorbell rings, as many as it has room for, in one call, by their tenants' turns.
 
-    A job that was taken moves to the time at which it counts as lost, instead of staying in the way of those behind
-    it, and is noted as this worker's: should the worker be lost, it is due at once (`JobQueue.restore`). arq's
-    counting of tries and its results are left out: Postgres knows the attempts.
+    A job that was taken is due again at the time at which it counts as lost, and is noted as this worker's: should the
+    worker be lost, it is due at once (`JobQueue.restore`). arq's counting of tries and its results are left out:
+    Postgres knows the attempts.
     """
 
     def __init__(

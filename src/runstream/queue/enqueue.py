@@ -10,7 +10,8 @@ from arq.constants import job_key_prefix
 from arq.jobs import serialize_job
 from redis.asyncio import Redis
 
-from runstream.queue.names import JOB, doorbell_key, queue_key, taken_key
+from runstream.domain.run import Priority
+from runstream.queue.names import JOB, doorbell_key, job_id, queue_key, taken_key
 from runstream.redis_script import ScriptConnection
 
 _BELLS = 32
@@ -30,31 +31,34 @@ def loads(job: bytes) -> dict[str, Any]:
 
 def script(name: str) -> str:
     """The source of one of the queue's Lua scripts."""
-    return files(__package__).joinpath(name).read_text()
+    here = files(__package__)
+    return here.joinpath("turns.lua").read_text() + here.joinpath(name).read_text()
 
 
 class JobQueue:
-    """arq's queue, in arq's format, filled in one call.
+    """Jobs in arq's format, which tenants' turns are kept of: put in, and taken out, in one call.
 
     A job's id names the run and the attempt that it is for, so enqueueing it again changes nothing.
     """
 
     def __init__(self, redis: Redis, *, timeout: float) -> None:
         """`timeout`, in seconds, bounds a call."""
-        self._redis = redis
         self._put = ScriptConnection(redis, script("enqueue.lua"), timeout=timeout)
         self._restore = ScriptConnection(redis, script("restore.lua"), timeout=timeout)
+        self._depth = ScriptConnection(redis, script("depth.lua"), timeout=timeout)
 
-    async def enqueue(self, run_id: str, attempt: int, queue: str, *, delay: float = 0) -> bool:
+    async def enqueue(
+        self, run_id: str, attempt: int, queue: str, *, tenant: str, priority: Priority, delay: float = 0
+    ) -> bool:
         """Make `attempt` due in `delay` seconds and wake a worker; False where it was in the queue already.
 
         Raises TimeoutError or redis' errors: the run is not lost then, the sweep finds it.
         """
-        job_id = f"{run_id}:{attempt}"
-        keys = [job_key_prefix + job_id, queue_key(queue), doorbell_key(queue)]
+        name = job_id(run_id, attempt, tenant=tenant, priority=priority)
+        keys = [queue_key(queue), job_key_prefix + name, doorbell_key(queue)]
         job = serialize_job(JOB, (run_id,), {}, None, int(time.time() * 1000), serializer=dumps)
         ttl = int((delay + _KEEP) * 1000)
-        return bool(await self._put(keys, [job_id, job, ttl, int(delay * 1000), _BELLS]))
+        return bool(await self._put(keys, [name, job, ttl, int(delay * 1000), _BELLS]))
 
     async def restore(self, lost: Iterable[str], queue: str) -> int:
         """Make due at once what workers that are gone had taken; answers how many jobs that were.
@@ -66,9 +70,10 @@ class JobQueue:
         return int(await self._restore([queue_key(queue), doorbell_key(queue), *taken], []))
 
     async def depth(self, queue: str) -> int:
-        """Jobs that wait or are being run."""
-        return int(await self._redis.zcard(queue_key(queue)))
+        """Jobs that wait or are being run. Raises TimeoutError or redis' errors."""
+        return int(await self._depth([queue_key(queue)], []))
 
     async def aclose(self) -> None:
         await self._put.aclose()
         await self._restore.aclose()
+        await self._depth.aclose()

@@ -1,12 +1,19 @@
 """The names that the queue's parts share in Redis. What arq keeps of its own has arq's names."""
 
+from runstream.domain.run import Priority
+
 JOB = "execute"
 """The function that a worker runs for each job; its one argument is a run's id."""
 
 
 def queue_key(queue: str) -> str:
-    """The sorted set that arq keeps a queue's jobs in."""
+    """The sorted set of a queue's jobs that are due later. `turns.lua` names what else there is after it."""
     return f"runstream:queue:{queue}"
+
+
+def job_id(run_id: str, attempt: int, *, tenant: str, priority: Priority) -> str:
+    """The same for whoever enqueues the attempt; `turns.lua` reads whose it is."""
+    return f"{run_id}:{attempt}:{priority}:{tenant}"
 
 
 def doorbell_key(queue: str) -> str:

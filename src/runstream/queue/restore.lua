@@ -1,18 +1,19 @@
 -- Make due now what workers had taken and nobody works on, and ring for it.
 --
 -- KEYS: queue, doorbell, then the jobs that each of the workers has taken. ARGV: the jobs that are worked on. Answers
--- how many there were to be done again. The time is this server's, as it is in enqueue.lua.
+-- how many there were to be done again.
 
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local worked_on = {}
 for _, id in ipairs(ARGV) do worked_on[id] = true end
 local restored = 0
 for i = 3, #KEYS do
   for _, id in ipairs(redis.call('SMEMBERS', KEYS[i])) do
     if not worked_on[id] then
-      restored = restored + redis.call('ZADD', KEYS[1], 'XX', 'CH', now, id)
       redis.call('SREM', KEYS[i], id)
+      if redis.call('ZREM', QUEUE, id) == 1 then
+        make_due(id, now)
+        restored = restored + 1
+      end
     end
   end
 end

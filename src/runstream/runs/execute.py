@@ -24,7 +24,7 @@ from runstream.domain.usage import estimate, total
 from runstream.features.base import Feature
 from runstream.gateway.generate import Gateway
 from runstream.gateway.routes import RouteQuery
-from runstream.metrics import FENCED, FIRST_TOKEN, NOT_ENQUEUED, QUEUE_WAIT, RETRIED, RUNNING
+from runstream.metrics import FENCED, FIRST_TOKEN, NOT_ENQUEUED, QUEUE_WAIT, RETRIED, RUNNING, TENANT_QUEUE_WAIT
 from runstream.providers.base import Finished, Opened, Piece, ReasoningDelta, TextDelta, ToolCallDelta
 from runstream.queue.enqueue import JobQueue
 from runstream.runs.attempt import Attempt, Stop
@@ -92,6 +92,7 @@ class Execute:
             return
         reached(Point.CLAIM_COMMITTED)
         QUEUE_WAIT.observe(claim.waited)
+        TENANT_QUEUE_WAIT.observe(claim.tenant, claim.waited)
         attempt = Attempt(
             claim,
             lambda fenced: self._write_loop.open(run_id, claim.attempt, fenced),
@@ -257,7 +258,9 @@ class Execute:
         await count(self._book, requeued)
         RETRIED.labels(reason).inc()
         try:
-            await self._jobs.enqueue(claim.run_id, claim.attempt, claim.queue, delay=delay)
+            await self._jobs.enqueue(
+                claim.run_id, claim.attempt, claim.queue, tenant=claim.tenant, priority=claim.priority, delay=delay
+            )
         except (RedisError, OSError, TimeoutError) as lost:
             NOT_ENQUEUED.inc()
             log.warning("job_not_enqueued", error=type(lost).__name__)

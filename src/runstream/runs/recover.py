@@ -17,11 +17,11 @@ from runstream.queue.enqueue import JobQueue
 from runstream.runs.finish import CallUnseen, count, end_unwritten, owing, unseen
 from runstream.runs.reconcile import Reconcile
 from runstream.storage.leases import LeaseStore
-from runstream.storage.runs import Lapsed, RunStore
+from runstream.storage.runs import Lapsed, Queued, RunStore
 from runstream.stream.log import TokenLog
 
 _LIMIT = 100
-"""Runs of each kind that one sweep takes on; the next one follows soon."""
+"""Runs of each kind that one sweep takes on, and tenants that it looks at; the next one follows soon."""
 _OVERDUE = 5.0
 """Seconds after which a queued run's job is looked for again."""
 _REASON = "worker_lost"
@@ -65,6 +65,8 @@ class Sweep:
         self._steady = steady
         self._call_unseen = call_unseen
         self._stop_answer = stop_answer
+        self._beyond = ""
+        """The tenant that the last sweep came to, where it did not come to the end."""
         self._stopping: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -103,7 +105,7 @@ class Sweep:
         SWEEPS_FOUND.labels("lapsed").inc(found)
         for run in requeued:
             reached(Point.SWEEP_REQUEUED)
-            await self._jobs.enqueue(run.run_id, run.attempt, run.queue)
+            await self._enqueue(run)
 
     async def _stop_unread(self) -> None:
         """A run that ended while its answer waited to be read on left its provider at work. The sweep does not wait."""
@@ -122,14 +124,21 @@ class Sweep:
             SWEEPS_FOUND.labels("jobs").inc()
 
     async def _enqueue_stranded(self) -> None:
-        stranded = await self._store.stranded(overdue=_OVERDUE, limit=_LIMIT)
+        tenants = await self._store.tenants_waiting(beyond=self._beyond, limit=_LIMIT)
+        self._beyond = tenants[-1] if len(tenants) == _LIMIT else ""
+        if not tenants:
+            return
+        stranded = await self._store.stranded(tenants, overdue=_OVERDUE, limit=_LIMIT)
         found = False
-        for run_id, attempt, queue in stranded:
+        for run in stranded:
             reached(Point.SWEEP_MARKED)
-            if await self._jobs.enqueue(run_id, attempt, queue):
+            if await self._enqueue(run):
                 STRANDED.inc()
                 SWEEPS_FOUND.labels("stranded").inc(not found)
                 found = True
+
+    async def _enqueue(self, run: Lapsed | Queued) -> bool:
+        return await self._jobs.enqueue(run.run_id, run.attempt, run.queue, tenant=run.tenant, priority=run.priority)
 
     async def _said(self, lapsed: Sequence[Lapsed]) -> Mapping[str, int]:
         """How many characters of each one's attempt the log holds; of none where Redis does not answer."""

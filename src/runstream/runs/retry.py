@@ -65,7 +65,7 @@ class Retry:
 
     async def _enqueue(self, run: Run) -> None:
         try:
-            await self._jobs.enqueue(run.id, run.attempt, run.queue)
+            await self._jobs.enqueue(run.id, run.attempt, run.queue, tenant=run.tenant, priority=run.priority)
         except (RedisError, OSError, TimeoutError) as error:  # the sweep does it
             NOT_ENQUEUED.inc()
             log.warning("job_not_enqueued", run_id=run.id, error=type(error).__name__)

@@ -22,7 +22,7 @@ from runstream.domain.errors import (
 )
 from runstream.domain.ids import new_id
 from runstream.domain.limits import Hold, Party, Use
-from runstream.domain.run import Complexity, Request, Run
+from runstream.domain.run import Complexity, Priority, Request, Run
 from runstream.features.base import Feature
 from runstream.gateway.admission import Admission, Wanted
 from runstream.gateway.routes import RouteQuery, Routes
@@ -34,7 +34,8 @@ from runstream.storage.runs import Inserted, RunStore
 _TRIES = 20
 """Reservations of one run that may turn out to be of an epoch that is over. Each time, all was read anew."""
 
-_LATER = frozenset({"complexity"})
+_LATER = {"complexity": None, "priority": Priority.DEFAULT}
+"""What came to requests later, and stands there where they do not say it."""
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +59,7 @@ class Asked:
     subject_type: str | None = None
     subject_id: str | None = None
     complexity: Complexity | None = None
+    priority: Priority = Priority.DEFAULT
 
 
 class Submit:
@@ -159,7 +161,7 @@ class Submit:
 
     async def _enqueue(self, run: Run) -> None:
         try:
-            await self._jobs.enqueue(run.id, run.attempt, self._queue)
+            await self._jobs.enqueue(run.id, run.attempt, self._queue, tenant=run.tenant, priority=run.priority)
         except (RedisError, OSError, TimeoutError) as error:
             NOT_ENQUEUED.inc()
             log.warning("job_not_enqueued", run_id=run.id, error=type(error).__name__)
@@ -185,6 +187,7 @@ class Submit:
             subject_type=asked.subject_type,
             subject_id=asked.subject_id,
             complexity=asked.complexity,
+            priority=asked.priority,
         )
 
 
@@ -215,6 +218,6 @@ def _hash(asked: Asked) -> bytes:
     parts = (
         b'"%s":%s' % (name.encode(), orjson.dumps(value, option=orjson.OPT_SORT_KEYS))
         for name, value in said
-        if value is not None or name not in _LATER
+        if name not in _LATER or value != _LATER[name]
     )
     return sha256(b"{%s}" % b",".join(parts)).digest()

@@ -7,7 +7,17 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from runstream.domain.run import AttemptRecord, Claim, Complexity, Generation, KeptAnswer, Outcome, Run, Status
+from runstream.domain.run import (
+    AttemptRecord,
+    Claim,
+    Complexity,
+    Generation,
+    KeptAnswer,
+    Outcome,
+    Priority,
+    Run,
+    Status,
+)
 from runstream.domain.usage import ProviderCall, Usage
 
 
@@ -21,6 +31,7 @@ def run_of(row: Row[Any]) -> Run:
         attempt=values["attempt"],
         max_attempts=values["max_attempts"],
         queue=values["queue"],
+        priority=Priority(values["priority"]),
         feature=values["feature"],
         prompt_version=values["prompt_version"],
         model=values["model"],
@@ -57,6 +68,7 @@ def made_run(given: Mapping[str, Any], created_at: datetime) -> Run:
         status=given["status"],
         max_attempts=given["max_attempts"],
         queue=given["queue"],
+        priority=given["priority"],
         feature=given["feature"],
         prompt_version=given["prompt_version"],
         model=given["model"],
@@ -76,6 +88,7 @@ def claim_of(row: Row[Any]) -> Claim:
         attempt=row.attempt,
         max_attempts=row.max_attempts,
         queue=row.queue,
+        priority=Priority(row.priority),
         feature=row.feature,
         model=row.model,
         input=row.input,

@@ -19,6 +19,7 @@ from runstream.domain.run import (
     Generation,
     KeptAnswer,
     Outcome,
+    Priority,
     Request,
     Run,
     Status,
@@ -54,14 +55,17 @@ class Lapsed(NamedTuple):
     attempt: int
     max_attempts: int
     queue: str
+    priority: Priority
     cancel_requested: bool
     kept: KeptAnswer | None
 
 
 class Queued(NamedTuple):
     run_id: str
+    tenant: str
     attempt: int
     queue: str
+    priority: Priority
 
 
 class RunStore:
@@ -105,6 +109,7 @@ class RunStore:
             "subject_type": request.subject_type,
             "subject_id": request.subject_id,
             "queue": queue,
+            "priority": request.priority,
             "status": Status.QUEUED,
             "max_attempts": max_attempts,
             "idempotency_key": idempotency_key,
@@ -279,10 +284,19 @@ class RunStore:
         return rows[0].worker if rows else None
 
     async def lapsed(self, limit: int) -> list[Lapsed]:
-        """Runs whose worker's lease has run out."""
+        """Runs whose worker's lease has run out, by turns of their tenants."""
         rows = await self._ask(sweeping.LAPSED, most=limit)
         return [
-            Lapsed(row.id, row.tenant, row.attempt, row.max_attempts, row.queue, row.cancel_requested, _kept(row))
+            Lapsed(
+                run_id=row.id,
+                tenant=row.tenant,
+                attempt=row.attempt,
+                max_attempts=row.max_attempts,
+                queue=row.queue,
+                priority=Priority(row.priority),
+                cancel_requested=row.cancel_requested,
+                kept=_kept(row),
+            )
             for row in rows
         ]
 
@@ -303,13 +317,18 @@ class RunStore:
         """Answers that providers go on with for nobody, each told once."""
         return [KeptAnswer(*row) for row in await self._ask(sweeping.UNREAD, most=limit)]
 
-    async def stranded(self, *, overdue: float, limit: int) -> list[Queued]:
+    async def tenants_waiting(self, *, beyond: str, limit: int) -> list[str]:
+        """Tenants that have queued runs, in order, from `beyond` on; an empty one is before all."""
+        return [row.tenant for row in await self._ask(sweeping.WAITING, beyond=beyond, most=limit)]
+
+    async def stranded(self, tenants: Sequence[str], *, overdue: float, limit: int) -> list[Queued]:
         """Queued runs whose job should have been taken up `overdue` seconds ago; they count as enqueued anew.
 
+        They are taken by turns of these tenants, so that none waits for as many as another has.
         Their job may be lost (a crash between commit and enqueue, an emptied Redis) or may only be waiting.
         """
-        rows = await self._ask(sweeping.STRANDED, seconds=timedelta(seconds=overdue), most=limit)
-        return [Queued(*row) for row in rows]
+        rows = await self._ask(sweeping.STRANDED, of_tenants=tenants, seconds=timedelta(seconds=overdue), most=limit)
+        return [Queued(row.id, row.tenant, row.attempt, row.queue, Priority(row.priority)) for row in rows]
 
     async def _ask_though_lost(self, statement: Executable, **values: Any) -> Sequence[Row[*tuple[Any, ...]]]:
         """Ask a second time where the connection broke: for what may be done twice."""

@@ -151,7 +151,7 @@ runs = Table(
         postgresql_where=text("idempotency_key is not null"),
     ),
     # What the sweep looks at stays as small as what is under way, however many runs have ended.
-    Index("ix_runs_queued", "available_at", postgresql_where=text("status = 'queued'")),
+    Index("ix_runs_queued", "tenant", "priority", "available_at", postgresql_where=text("status = 'queued'")),
     Index("ix_runs_running", "worker", postgresql_where=text("status = 'running'")),
 )
 

@@ -1,7 +1,7 @@
 """Runs and their attempts: what is asked for, and what is answered."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
@@ -11,6 +11,8 @@ from runstream.api.schemas.outcomes import Failure, UsageObject
 from runstream.domain.run import AttemptRecord, Complexity, Outcome, Run, Status
 from runstream.domain.usage import dollars
 from runstream.features.chat import ChatInput, ToolCall
+
+PriorityName = Literal["high", "default", "low"]
 
 
 class Subject(BaseModel):
@@ -36,6 +38,7 @@ class RunRequest(BaseModel):
         dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=512)]],
         Field(max_length=32, description="Kept with the run and given back."),
     ] = {}
+    priority: Annotated[PriorityName, Field(description="Which of the tenant's queued runs goes first.")] = "default"
 
 
 class ChatRequest(RunRequest):
@@ -78,6 +81,7 @@ class RunObject(BaseModel):
     user: str
     subject: Subject | None
     metadata: dict[str, str]
+    priority: PriorityName
     attempt: int
     max_attempts: int
     output: Output | None = None
@@ -106,6 +110,7 @@ class RunObject(BaseModel):
             user=run.user,
             subject=Subject(type=run.subject_type, id=run.subject_id) if run.subject_type and run.subject_id else None,
             metadata=dict(run.metadata),
+            priority=cast("PriorityName", run.priority.name.lower()),
             attempt=run.attempt,
             max_attempts=run.max_attempts,
             output=Output.of(run),

@@ -215,6 +215,7 @@ CLAIM = _beginning(
         runs.c.attempt,
         runs.c.max_attempts,
         runs.c.queue,
+        runs.c.priority,
         runs.c.feature,
         runs.c.model,
         runs.c.complexity,

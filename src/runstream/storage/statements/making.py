@@ -21,6 +21,7 @@ _GIVEN = (
     "subject_type",
     "subject_id",
     "queue",
+    "priority",
     "status",
     "max_attempts",
     "idempotency_key",
