@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import ConnectionError
 
+from runstream.counters.turns import Rate
 from runstream.domain.errors import ConfigurationError
 from runstream.domain.usage import Rates
 from runstream.gateway.routes import Routes, TargetConfig
@@ -63,6 +64,7 @@ def provider_configs(settings: Settings) -> Mapping[str, ProviderConfig]:
             base_url=provider.base_url,
             api_keys=tuple(key.get_secret_value() for key in provider.api_keys),
             background=provider.background,
+            api_keys_file=provider.api_keys_file,
         )
         for name, provider in settings.providers.items()
     }
@@ -88,6 +90,15 @@ def _target(given: TargetSettings) -> TargetConfig:
         canary=given.canary,
         concurrent_calls=given.concurrent_calls,
     )
+
+
+def key_rates(settings: Settings) -> Mapping[str, Rate]:
+    """What each key of a provider may be asked for, where it may not be asked for anything."""
+    rates = {
+        name: Rate(provider.requests_per_minute, provider.tokens_per_minute)
+        for name, provider in settings.providers.items()
+    }
+    return {name: rate for name, rate in rates.items() if rate != Rate(None, None)}
 
 
 def prices(settings: Settings) -> Prices:

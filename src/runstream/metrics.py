@@ -111,4 +111,11 @@ KEYS_RESTED = Counter(
     "Times that a key was refused, or limited, and rested.",
     ["provider", "as"],
 )
+CALLS_WAITING = Gauge("runstream_provider_calls_waiting", "Calls that wait for a turn at a key.", ["provider"])
+CALL_WAIT = Histogram(
+    "runstream_provider_wait_seconds",
+    "What calls waited for a turn at a key, those that gave up included.",
+    ["provider"],
+    buckets=_SECONDS,
+)
 RETRIED = Counter("runstream_attempts_retried_total", "Attempts given up for another one.", ["reason"])

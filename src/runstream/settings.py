@@ -31,7 +31,10 @@ class ProviderSettings(BaseModel):
     kind: str
     base_url: str
     api_keys: list[SecretStr] = []
+    api_keys_file: str | None = None
     background: bool = False
+    requests_per_minute: Annotated[int, Field(ge=1)] | None = None
+    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
 
 
 class PriceSettings(NamedTuple):
@@ -121,6 +124,7 @@ class Settings(BaseSettings):
     warn_call_cost: Dollars | None = None
     warn_spend_times: Decimal | None = Field(None, ge=1)
     warn_spend_floor: Dollars = Decimal(1)
+    provider_wait: float = Field(30, ge=0)
     connect_timeout: float = Field(10, gt=0)
     first_token_timeout: float = Field(60, gt=0)
     idle_timeout: float = Field(60, gt=0)

@@ -11,8 +11,17 @@ from arq.connections import ArqRedis
 from prometheus_client import start_http_server
 from redis.exceptions import RedisError
 
-from runstream.connections import model_routes, open_log, prices, provider_configs, redis_client, timeouts
+from runstream.connections import (
+    key_rates,
+    model_routes,
+    open_log,
+    prices,
+    provider_configs,
+    redis_client,
+    timeouts,
+)
 from runstream.counters.book import Book
+from runstream.counters.turns import Turns
 from runstream.crash_points import arm
 from runstream.domain.errors import Unavailable
 from runstream.domain.ids import new_id
@@ -20,6 +29,8 @@ from runstream.features.registry import FEATURES
 from runstream.garbage import look_seldom
 from runstream.gateway.circuits import Circuits
 from runstream.gateway.generate import Gateway
+from runstream.gateway.line import Line
+from runstream.gateway.lines import Lines
 from runstream.logs import configure
 from runstream.providers.registry import build
 from runstream.queue.control import listen_for_cancels
@@ -73,7 +84,18 @@ class _Process:
             leases, self._id, socket.gethostname(), duration=settings.lease, interval=settings.lease_interval
         )
         self._write_loop = WriteLoop(self._token_log, self._lease.holds)
-        gateway = Gateway(model_routes(settings), self._providers, timeouts(settings), prices(settings), Circuits())
+        self._turns = Turns(self._redis, longest=settings.provider_wait, timeout=settings.redis_timeout)
+        self._lines = Lines(
+            {
+                name: Line(name, rate, self._providers[name].keys, self._turns, worker=self._id)
+                for name, rate in key_rates(settings).items()
+            },
+            wait=settings.provider_wait,
+            reserved_output=settings.reserved_output_tokens,
+        )
+        gateway = Gateway(
+            model_routes(settings), self._providers, timeouts(settings), prices(settings), Circuits(), self._lines
+        )
         self._execute = Execute(
             worker=self._id,
             store=store,
@@ -182,6 +204,8 @@ class _Process:
             await self._lease.release()
         except Unavailable as error:
             log.warning("lease_not_released", error=error.message)
+        await self._lines.aclose()
+        await self._turns.aclose()
         for provider in self._providers.values():
             await provider.aclose()
         await self._token_log.aclose()

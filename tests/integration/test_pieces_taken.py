@@ -58,9 +58,6 @@ class Scripted:
 
         yield given()
 
-    def rests(self) -> bool:
-        return False
-
     async def models(self) -> list[str]:
         return ["m"]
 

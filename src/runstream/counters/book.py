@@ -1,8 +1,7 @@
 """What is reserved and spent of each tenant's limits, counted in Redis so that one call can decide."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import IntEnum
 from importlib.resources import files
@@ -10,8 +9,8 @@ from typing import Any, NamedTuple
 
 import orjson
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
+from runstream.counters.away import Away, answering
 from runstream.domain.limits import Account, Limit, Measure, OpenRun, Party, Scope, Settlement, Take, Use
 from runstream.redis_script import ScriptConnection
 from runstream.storage.together import Together
@@ -24,10 +23,6 @@ _TENANTS = "runstream:tenants-with-limits"
 
 
 _Call = tuple[Sequence[str], Sequence[str | int]]
-
-
-class Away(Exception):
-    """Redis does not answer, or does not take it: what was asked may have been done."""
 
 
 class Outcome(IntEnum):
@@ -92,7 +87,7 @@ class Book:
     async def _reserve_all(self, asked: Sequence[_Call]) -> list[Any]:
         """All that was asked while the last ones were answered; nobody is asked twice, for it may have been done."""
         try:
-            with _answering():
+            with answering():
                 return await self._reserve.each(asked)
         except Away as away:
             return [away] * len(asked)
@@ -105,7 +100,7 @@ class Book:
     async def settle(self, done: Settlement) -> None:
         """Count what an attempt came to, once, however often it is told."""
         counted = (done.since, done.through, done.tokens, done.cost, _second(done.at), int(done.ended))
-        with _answering():
+        with answering():
             await self._settle([_key(done.tenant)], [done.run_id, *counted])
 
     async def begin(self, tenant: str, token: str) -> datetime | None:
@@ -140,13 +135,13 @@ class Book:
 
     async def tenants(self) -> AsyncIterator[str]:
         """Those whose spend is counted."""
-        with _answering():
+        with answering():
             async for tenant in self._redis.sscan_iter(_TENANTS, count=100):
                 yield tenant.decode()
 
     async def open_runs(self, tenant: str) -> tuple[int, list[tuple[OpenRun, datetime]]]:
         """The epoch, and all runs for which something is reserved, each with when that was; 0 where none is kept."""
-        with _answering():
+        with answering():
             async with asyncio.timeout(self._timeout):
                 epoch = await self._redis.hget(_key(tenant), "epoch")  # type: ignore[misc]
                 kept = await self._redis.hgetall(f"{_key(tenant)}:open")  # type: ignore[misc]
@@ -154,27 +149,19 @@ class Book:
 
     async def first(self, what: str, seconds: float) -> bool:
         """Whether nobody else was told so, of the same thing, in so many seconds."""
-        with _answering():
+        with answering():
             async with asyncio.timeout(self._timeout):
                 return bool(await self._redis.set(f"runstream:looked:{what}", 1, nx=True, px=int(seconds * 1000)))
 
     async def _call(self, name: str, keys: Sequence[str], *arguments: str | int | bytes) -> Any:
         """Through the client's pool: for what is not asked with every run."""
-        with _answering():
+        with answering():
             async with asyncio.timeout(self._timeout):
                 return await self._redis.execute_command("EVAL", _script(name), len(keys), *keys, *arguments)
 
     async def aclose(self) -> None:
         await self._reserve.aclose()
         await self._settle.aclose()
-
-
-@contextmanager
-def _answering() -> Iterator[None]:
-    try:
-        yield
-    except (RedisError, OSError, TimeoutError) as error:
-        raise Away(type(error).__name__) from error
 
 
 def _script(name: str) -> str:

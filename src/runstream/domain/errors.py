@@ -23,6 +23,7 @@
         ├── ProviderUnavailable        could not be reached, 5xx, or overloaded
         ├── ProviderTimeout            connect, first token, idle or total time ran out
         ├── ProviderRateLimited        429
+        ├── ProviderBusy               its keys have no room within the time that a call may wait for its turn
         ├── ProviderRefused            4xx: asking again would not help
         ├── ProviderProtocolError      what came was not its protocol
         └── ProviderAnswerLost         the answer that was to be resumed is not there: begin anew
@@ -207,6 +208,13 @@ class ProviderRateLimited(ProviderError):
     """The provider's rate limit is reached."""
 
     code = "provider_rate_limited"
+    retryable = True
+
+
+class ProviderBusy(ProviderError):
+    """The provider's keys have no room for this within the time that it may wait."""
+
+    code = "provider_busy"
     retryable = True
 
 

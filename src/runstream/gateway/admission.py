@@ -10,7 +10,8 @@ from typing import Any
 
 import structlog
 
-from runstream.counters.book import Answer, Away, Book, Outcome
+from runstream.counters.away import Away
+from runstream.counters.book import Answer, Book, Outcome
 from runstream.domain.errors import BudgetExceeded, LimitReached, RateLimited, Unavailable
 from runstream.domain.ids import new_id
 from runstream.domain.limits import (

@@ -12,6 +12,8 @@ from runstream.domain.errors import (
     ProviderAnswerLost,
     ProviderError,
     ProviderProtocolError,
+    ProviderRateLimited,
+    ProviderRefused,
     ProviderTimeout,
     ProviderUnavailable,
 )
@@ -19,6 +21,7 @@ from runstream.domain.prompt import Prompt
 from runstream.domain.run import KeptAnswer, Run
 from runstream.domain.usage import ProviderCall, Usage
 from runstream.gateway.circuits import Circuits
+from runstream.gateway.lines import Lines, taken
 from runstream.gateway.load import Load
 from runstream.gateway.pricing import Prices
 from runstream.gateway.routes import RouteQuery, Routes, Target
@@ -36,6 +39,8 @@ from runstream.providers.base import (
 _SAID = (TextDelta, ReasoningDelta, ToolCallDelta)
 _FAILURES = (ProviderUnavailable, ProviderTimeout, ProviderProtocolError)
 """What says of a target that it may fail the next call as well; a refusal, or a limit, says nothing of the target."""
+_NOTHING_TAKEN = (ProviderRefused, ProviderRateLimited, ProviderUnavailable)
+"""What a call takes no tokens by."""
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +63,14 @@ class Answer(NamedTuple):
 
 class Asking(Protocol):
     """Who asks: told how it goes before there is an answer, and asked what is to become of one that is left."""
+
+    @property
+    def tenant(self) -> str: ...
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the provider said that its answer took."""
+        ...
 
     def trying(self, target: Target, resume: KeptAnswer | None) -> None:
         """This target is about to be called; or, with `resume`, that answer is about to be read there."""
@@ -89,12 +102,14 @@ class Gateway:
         timeouts: Timeouts,
         prices: Prices,
         circuits: Circuits,
+        lines: Lines,
     ) -> None:
         self._routes = routes
         self._providers = providers
         self._timeouts = timeouts
         self._prices = prices
         self._circuits = circuits
+        self._lines = lines
         self._load = Load()
 
     def calls(self, tried: Sequence[Target], usage: Usage | None) -> list[ProviderCall]:
@@ -132,18 +147,22 @@ class Gateway:
 
         Targets are asked in the place of an answer that is not to be had, and is not kept for somebody else. Those that
         have been failing, that are full, or whose keys all rest, are passed over; where that leaves none, all of them
-        are tried. Raises the last one's ProviderError; leaving the context closes the call.
+        are tried. Where a provider has a line at its keys, the call waits there, and goes on to the next target when it
+        would wait for too long. Raises the last one's ProviderError; leaving the context closes the call.
         """
         refused: ProviderError | None = None
+        patience = self._lines.patience(self._timeouts)
         for target, kept in self._candidates(query, resume):
             if refused is not None:
                 log.warning("fallback", provider=target.provider, model=target.model, code=refused.code)
-            asking.trying(target, kept)
             answered = False
-            call = Call(target.model, prompt, kept.id if kept else None, asking.keep)
+            turn = self._lines.turn(None if kept else target.provider, asking.tenant, prompt, patience)
             try:
+                await turn.wait()
+                asking.trying(target, kept)
+                call = Call(target.model, prompt, kept.id if kept else None, asking.keep, turn.take_key)
                 with self._load.call(target) as under_way:
-                    async with self._provider(target).stream(call, self._timeouts) as pieces:
+                    async with self._provider(target).stream(call, patience.rest_of(self._timeouts)) as pieces:
                         answer = Answer(await _head(pieces, partial(asking.resumable, target)), pieces)
                         answered = True
                         self._circuits.answered(target)
@@ -153,6 +172,8 @@ class Gateway:
             except ProviderError as error:
                 if isinstance(error, _FAILURES):
                     self._circuits.failed(target)
+                if not answered and isinstance(error, _NOTHING_TAKEN):
+                    turn.settle(0)
                 if answered or asking.kept:
                     raise
                 if kept is not None:
@@ -161,6 +182,7 @@ class Gateway:
             else:
                 return
             finally:
+                turn.settle(taken(asking.usage) if answered else None)
                 if not answered and kept is None:  # whoever resumes was not let through on trial
                     self._circuits.left(target)
         if refused is not None:
@@ -173,7 +195,7 @@ class Gateway:
             yield self._routes.resumed(query, resume), resume
         none = True
         for target in targets:
-            passed_over = self._load.full(target) or self._providers[target.provider].rests()
+            passed_over = self._load.full(target) or self._providers[target.provider].keys.rests()
             if not passed_over and self._circuits.admits(target):
                 none = False
                 yield target, None

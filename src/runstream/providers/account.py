@@ -19,6 +19,7 @@ from runstream.domain.errors import ConfigurationError, ProviderError, ProviderP
 from runstream.providers.base import Call, Opened, Piece, ProviderConfig, Timeouts
 from runstream.providers.failures import Scrubber, failure_in_stream, failure_of_status, message_of, retry_after
 from runstream.providers.gathering import Gathering
+from runstream.providers.key_file import KeyFile
 from runstream.providers.keys import REFUSED, KeyRing
 from runstream.providers.patience import Patience
 from runstream.providers.sse import EventReader
@@ -61,8 +62,8 @@ class Account:
         self.base_url = _base_url(config, example)
         self._authorized = authorized
         self._upstream = Upstream(self.base_url)
-        self.keys = KeyRing(config.name, config.api_keys)
-        self._scrub = Scrubber(config.api_keys)
+        file = KeyFile(config.name, config.api_keys_file) if config.api_keys_file else None
+        self.keys = KeyRing(config.name, config.api_keys, file)
         self._now = now
         self._max_event_bytes = max_event_bytes
 
@@ -70,19 +71,27 @@ class Account:
         return self.base_url.copy_with(path=self.base_url.path + path)
 
     async def ask(
-        self, url: httpx.URL, body: Mapping[str, object], connect: float, key: str | None = None
+        self,
+        url: httpx.URL,
+        body: Mapping[str, object],
+        connect: float,
+        key: str | None = None,
+        take_key: Callable[[], Awaitable[str]] | None = None,
     ) -> httpx.Response:
         """The answer's head, accepted or not. `connect` is in seconds. Raises a `ProviderError`.
 
-        Without a `key`, those that do not rest are tried in turn until one is neither refused nor limited.
+        Without a `key`, those that do not rest, or that `take_key` gives, are tried in turn until one is neither
+        refused nor limited.
         """
         content = orjson.dumps(body)
-        for _ in self.keys.all[1:]:
-            response = await self._request("POST", url, connect, content, key)
-            if key is not None or response.status_code not in REFUSED or self.keys.rests():
+        left = len(self.keys.all) if key is None else 1
+        while True:
+            used = await take_key() if key is None and take_key else key
+            response = await self._request("POST", url, connect, content, used)
+            left -= 1
+            if left <= 0 or response.status_code not in REFUSED or self.keys.rests():
                 return response
             await response.aclose()
-        return await self._request("POST", url, connect, content, key)
 
     async def get(self, url: httpx.URL, connect: float, key: str | None = None) -> httpx.Response:
         """As `ask`."""
@@ -206,7 +215,7 @@ class Account:
         return response
 
     def _message(self, body: object, call: Call | None) -> str:
-        return self._scrub(message_of(body), _prompts(call) if call else ())
+        return Scrubber(self.keys.known)(message_of(body), _prompts(call) if call else ())
 
 
 async def error_body(response: httpx.Response) -> object:

@@ -1,12 +1,13 @@
 """What the gateway asks of a provider, and what it gets back."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from runstream.domain.prompt import Prompt
 from runstream.domain.usage import Usage
+from runstream.providers.keys import KeyRing
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class Call:
 
     It is stopped, and what it would still have cost saved, unless this says that somebody will take it up.
     """
+    take_key: Callable[[], Awaitable[str]] | None = field(default=None, repr=False, compare=False)
+    """Gives the key for each request that asks for an answer, and may wait for one; without it, they take turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ class Provider(Protocol):
     """A connection pool to one provider account, shared by all calls of a process."""
 
     name: str
+    keys: KeyRing
 
     def stream(self, call: Call, timeouts: Timeouts) -> AbstractAsyncContextManager[AsyncIterator[Piece]]:
         """Make the call and yield its pieces: `Opened`, `Resumable` where it can be resumed, deltas, `Finished`.
@@ -100,10 +104,6 @@ class Provider(Protocol):
         has one that can be resumed stopped unless `call.keep()`. Raises a `ProviderError`; one raised before the first
         piece means that nothing was generated, and `ProviderAnswerLost` that what was to be resumed is not there.
         """
-        ...
-
-    def rests(self) -> bool:
-        """Whether all keys were refused or limited just now, and rest: a call is better made elsewhere."""
         ...
 
     async def models(self) -> list[str]:
@@ -123,3 +123,5 @@ class ProviderConfig:
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     background: bool = False
     """Answers are asked for so that the provider goes on with them by itself: they can be resumed."""
+    api_keys_file: str | None = None
+    """Where more keys are, one a line; see `KeyFile`."""

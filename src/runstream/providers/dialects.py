@@ -44,7 +44,7 @@ class Dialects(Generic[D]):
         asked: list[Mapping[str, Any]] = []
         while True:
             asked.append(self._written(call, dialect))
-            response = await self._account.ask(self._url, asked[-1], connect, key)
+            response = await self._account.ask(self._url, asked[-1], connect, key, call.take_key)
             if response.is_success:
                 if dialect != known:
                     self._learn(call.model, dialect)

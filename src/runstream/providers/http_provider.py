@@ -26,14 +26,12 @@ class HttpProvider:
         """Raises `ConfigurationError`."""
         self.name = config.name
         self._account = Account(config, authorized=self.authorized, example=self.example, **options)
+        self.keys = self._account.keys
 
     @staticmethod
     def authorized(key: str) -> Mapping[str, str]:
         """The headers that carry a key, which is empty where there is none."""
         return {"Authorization": f"Bearer {key}"} if key else {}
-
-    def rests(self) -> bool:
-        return self._account.keys.rests()
 
     async def models(self) -> list[str]:
         return await self._account.models(self.listed)

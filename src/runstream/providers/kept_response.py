@@ -147,6 +147,8 @@ class KeptResponse:
         return await asyncio.shield(self._asking)
 
     async def _asked(self) -> httpx.Response:
+        if self._call.take_key is not None:
+            self._key = await self._call.take_key()
         response = await self._ask(self._key)
         try:
             self._id = await _id_in_first_event(response)
@@ -168,7 +170,7 @@ class KeptResponse:
 
     async def _found(self) -> httpx.Response:
         """As `_go_on`, with each key: who had asked for it may have had another."""
-        keys = [self._key, *(key for key in self._account.keys.all if key != self._key)]
+        keys = [self._key, *(key for key in self._account.keys.known if key != self._key)]
         for self._key in keys[:-1]:
             try:
                 return await self._go_on()

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import structlog
 from redis.exceptions import RedisError
 
-from runstream.counters.book import Away, Book
+from runstream.counters.away import Away
+from runstream.counters.book import Book
 from runstream.crash_points import Point, reached
 from runstream.domain import events
 from runstream.domain.cursor import Cursor

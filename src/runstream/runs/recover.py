@@ -8,7 +8,8 @@ from typing import Any
 import structlog
 from redis.exceptions import RedisError
 
-from runstream.counters.book import Away, Book
+from runstream.counters.away import Away
+from runstream.counters.book import Book
 from runstream.crash_points import Point, reached
 from runstream.domain.errors import Unavailable, whereabouts
 from runstream.domain.run import UNKNOWN, KeptAnswer, Outcome, Status

@@ -6,7 +6,8 @@ from decimal import Decimal
 
 import structlog
 
-from runstream.counters.book import Away, Book
+from runstream.counters.away import Away
+from runstream.counters.book import Book
 from runstream.domain.errors import Unavailable, whereabouts
 from runstream.domain.usage import dollars
 from runstream.metrics import SPEND_AHEAD
