@@ -13,6 +13,7 @@ from runstream.domain.errors import ProviderError, ProviderRateLimited, Provider
 from runstream.domain.run import KeptAnswer
 from runstream.gateway.circuits import Circuits
 from runstream.gateway.generate import Gateway
+from runstream.gateway.lines import Lines
 from runstream.gateway.pricing import Prices
 from runstream.gateway.routes import RouteQuery, Routes, Target, TargetConfig
 from runstream.providers.base import ProviderConfig, TextDelta
@@ -44,6 +45,8 @@ class Clock:
 class Asker:
     """`tried` names the providers that were asked."""
 
+    tenant = "acme"
+    usage = None
     kept = False
 
     def __init__(self) -> None:
@@ -110,7 +113,8 @@ async def case(
         routes = Routes({"m": targets}, providers)
         clock = Clock()
         circuits = Circuits(now=clock)
-        yield Case(Gateway(routes, providers, PATIENT, Prices({}, {}), circuits), servers, clock)
+        lines = Lines({}, wait=0, reserved_output=0)
+        yield Case(Gateway(routes, providers, PATIENT, Prices({}, {}), circuits, lines), servers, clock)
 
 
 @pytest.mark.parametrize("first", [AWAY, LIMITED, UNKNOWN, REFUSED])

@@ -17,6 +17,7 @@ from runstream.domain.run import Request
 from runstream.features.registry import FEATURES
 from runstream.gateway.circuits import Circuits
 from runstream.gateway.generate import Gateway
+from runstream.gateway.lines import Lines
 from runstream.gateway.pricing import Prices
 from runstream.gateway.routes import Routes, TargetConfig
 from runstream.providers.base import (
@@ -29,6 +30,7 @@ from runstream.providers.base import (
     Timeouts,
     ToolCallDelta,
 )
+from runstream.providers.keys import KeyRing
 from runstream.queue.enqueue import JobQueue
 from runstream.runs.execute import MOST_PARTS, Execute
 from runstream.storage.database import connect
@@ -39,6 +41,7 @@ from runstream.stream.writer import WriteLoop
 
 DEADLINE = 20
 WORKER = "wrk_1"
+NO_LINES = Lines({}, wait=0, reserved_output=0)
 REQUEST = Request("chat", "1", "m", {"messages": [{"role": "user", "content": "x"}]}, {})
 
 
@@ -46,6 +49,7 @@ class Scripted:
     """A provider that gives out these pieces."""
 
     name = "p"
+    keys = KeyRing("p", ())
 
     def __init__(self, pieces: Sequence[Piece]) -> None:
         self._pieces = pieces
@@ -87,7 +91,7 @@ async def events_of(
             jobs=JobQueue(redis, timeout=DEADLINE),
             book=Book(redis, timeout=DEADLINE),
             write_loop=loop,
-            gateway=Gateway(routes, {"p": Scripted(pieces)}, Timeouts(), prices, Circuits()),
+            gateway=Gateway(routes, {"p": Scripted(pieces)}, Timeouts(), prices, Circuits(), NO_LINES),
             features=FEATURES,
             retry_delays=[1],
             max_output_chars=max_output_chars,

@@ -64,16 +64,18 @@ end
 
 local function part_left(key, measure, rate) return rate == 0 and 1 or (rate - key[measure]) / rate end
 
--- The key with the most room of those that have enough; or the ms until one of them has.
+-- The key with the most room of those that have enough, and the ms until one of them has: as it looks now, and at the
+-- least, for tokens that are reserved may be given back at any time.
 local function key_for(amount)
-  local best, most, soonest
+  local best, most, soonest, least
   for _, key in ipairs(keys) do
-    local wait = math.max(wait_of(key, 'r', 1, requests, now), wait_of(key, 't', amount, tokens, now))
+    local first = wait_of(key, 'r', 1, requests, now)
+    local wait = math.max(first, wait_of(key, 't', amount, tokens, now))
     local left = math.min(part_left(key, 'r', requests), part_left(key, 't', tokens))
     if wait <= 0 and (not best or left > most) then best, most = key, left end
-    soonest = math.min(soonest or wait, wait)
+    soonest, least = math.min(soonest or wait, wait), math.min(least or first, first)
   end
-  return best, soonest
+  return best, soonest, least
 end
 
 local function spend(key, measure, amount, rate)
@@ -91,6 +93,8 @@ local function count(key, measure, amount, rate)
 end
 
 local granted, refused, wait = {}, {}, 0
+
+local function refuse(id, least) refused[#refused + 1] = { id, math.ceil(least) } end
 
 local function grant(key, id, amount)
   count(key, 'r', 1, requests)
@@ -111,17 +115,15 @@ local function serve()
       local kept = id and redis.call('HGET', CALLS, id)
       if kept then
         local whose, _, amount = unpack(cjson.decode(kept))
-        local key, soonest = key_for(amount)
-        if not key or passed == MOST then
-          return mine, soonest
-        end
+        local key, soonest, least = key_for(amount)
+        if not key or passed == MOST then return mine, soonest, least end
         any, passed = true, passed + 1
         spend(key, 'r', 1, requests)
         spend(key, 't', amount, tokens)
         if whose == worker then mine[#mine + 1] = { key, id, amount, tenant } end
       end
     end
-    if not any then return mine, 0 end
+    if not any then return mine, 0, 0 end
   end
 end
 
@@ -134,14 +136,14 @@ for _, id in ipairs(read_list()) do leave(id) end
 local came = {}
 for i = at, #ARGV, 4 do
   local id, tenant, amount, patience = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
-  local key, soonest
-  if redis.call('EXISTS', TURNS) == 0 then key, soonest = key_for(amount) end
+  local key, least, _
+  if redis.call('EXISTS', TURNS) == 0 then key, _, least = key_for(amount) end
   if key then
     spend(key, 'r', 1, requests)
     spend(key, 't', amount, tokens)
     grant(key, id, amount)
-  elseif soonest and soonest > patience then
-    refused[#refused + 1] = { id, math.ceil(soonest) }
+  elseif least and (least > patience or patience == 0) then
+    refuse(id, least)
   else
     if redis.call('HEXISTS', CALLS, id) == 0 then enter(id, tenant, amount) end
     came[#came + 1] = { id, tenant, patience }
@@ -149,7 +151,7 @@ for i = at, #ARGV, 4 do
 end
 
 if redis.call('EXISTS', TURNS) == 1 then
-  local mine, soonest = serve()
+  local mine, soonest, first = serve()
   wait = soonest
   for _, call in ipairs(mine) do
     local key, id, amount, tenant = unpack(call)
@@ -162,17 +164,17 @@ if redis.call('EXISTS', TURNS) == 1 then
   for _, call in ipairs(came) do
     local id, tenant, patience = unpack(call)
     local rank = redis.call('ZRANK', calls_of(tenant), id)
-    local least = soonest
-    if rank and soonest + redis.call('HLEN', CALLS) * each > patience then
+    local least = first
+    if rank and first + redis.call('HLEN', CALLS) * each > patience then
       local before = rank
       for _, other in ipairs(redis.call('ZRANGE', TURNS, 0, -1)) do
         if other ~= tenant then before = before + math.min(rank, redis.call('ZCARD', calls_of(other))) end
       end
-      least = soonest + before * each
+      least = first + before * each
     end
-    if rank and least > patience then
+    if rank and (least > patience or patience == 0) then
       leave(id)
-      refused[#refused + 1] = { id, math.ceil(least) }
+      refuse(id, least)
     end
   end
 end

@@ -94,7 +94,8 @@ class Lines:
     def _tokens(self, prompt: Prompt) -> int:
         """What a call reserves: its input, estimated, and as much output as it may have."""
         output = self._reserved_output if prompt.max_output_tokens is None else prompt.max_output_tokens
-        return estimate(vars(prompt), 0).input_tokens + output
+        read = {"messages": prompt.messages, "tools": prompt.tools, "response_format": prompt.response_format}
+        return estimate(read, 0).input_tokens + output
 
     async def aclose(self) -> None:
         for line in self._lines.values():

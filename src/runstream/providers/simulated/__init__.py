@@ -28,8 +28,8 @@ will do, as a bearer or in `x-api-key`, except `bad`.
                                  rest of it; POST /v1/responses/ID/cancel stops it
     GET  /stats   {"calls": {model: count}, "open_streams": now, "closed_by_client": before their end,
                   "connections": accepted, "open_connections": now}; needs no key
-    GET  /calls   {"made": count, "calls": [{"model", "asked": the last message's beginning, "began", "ended", "ending",
-                  "tokens": sent}]}, the last 50,000 in order; needs no key
+    GET  /calls   {"made": count, "calls": [{"model", "asked": the last message's beginning, "key": a hash of it,
+                  "began", "ended", "ending", "tokens": sent}]}, the last 50,000 in order; needs no key
     POST /reset   forgets the counts and the calls, flaky's too, and answers in the background
 """
 

@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any
 
 from runstream.providers.simulated.script import last_text
@@ -12,11 +13,15 @@ _MAX_ASKED = 100
 
 
 class Call:
-    """`ending` is open, refused, closed (by the client, before the end), or the way in which the answer ended."""
+    """`ending` is open, refused, closed (by the client, before the end), or the way in which the answer ended.
 
-    __slots__ = ("asked", "began", "ended", "ending", "model", "tokens")
+    Of its `key` it has the beginning of a hash alone: see `named`.
+    """
 
-    def __init__(self, model: str, asked: str) -> None:
+    __slots__ = ("asked", "began", "ended", "ending", "key", "model", "tokens")
+
+    def __init__(self, key: str, model: str, asked: str) -> None:
+        self.key = named(key)
         self.model = model
         self.asked = asked[:_MAX_ASKED]
         self.began = time.time()
@@ -38,11 +43,16 @@ class Calls:
         self.made = 0
         self._kept: deque[Call] = deque(maxlen=_KEPT)
 
-    def begin(self, body: Mapping[str, Any]) -> Call:
-        call = Call(str(body.get("model", "")), last_text(body))
+    def begin(self, key: str, body: Mapping[str, Any]) -> Call:
+        call = Call(key, str(body.get("model", "")), last_text(body))
         self.made += 1
         self._kept.append(call)
         return call
 
     def told(self) -> dict[str, Any]:
         return {"made": self.made, "calls": [call.told() for call in self._kept]}
+
+
+def named(key: str) -> str:
+    """What the record calls a key."""
+    return sha256(key.encode()).hexdigest()[:8]

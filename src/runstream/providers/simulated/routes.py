@@ -77,7 +77,7 @@ class Answering(Connection):
         model = str(body.get("model", ""))
         self._state.calls[model] += 1
         self._state.answered += 1
-        call = self._state.record.begin(body)
+        call = self._state.record.begin(request.key or "", body)
         answer = protocol(script, body, self._state.answered)
         ending = "refused"
         try:
