@@ -16,13 +16,13 @@ async def check_provider(settings: Settings, name: str) -> Sequence[Finding]:
     """Asks for its list of models, once with each key. Raises ConfigurationError."""
     part = f"provider {name}"
     config = provider_configs(settings)[name]
-    keys = config.api_keys or ("",)
+    keys = build(config).keys.all
     listed: list[str] = []
     findings: list[Finding] = []
     for number, key in enumerate(keys, start=1):
         which = f"key {number} of {len(keys)}" if len(keys) > 1 else "its key"
         try:
-            listed = await _models(replace(config, api_keys=(key,) if key else ()))
+            listed = await _models(replace(config, api_keys=(key,) if key else (), api_keys_file=None))
         except ProviderRefused as error:
             text = f"It refuses {which} ({error.message.rstrip('.')}): check base_url and api_keys."
         except ProviderError as error:
