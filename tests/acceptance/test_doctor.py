@@ -193,6 +193,16 @@ def test_a_provider_that_refuses_a_key_is_a_problem_that_names_which_one(examine
     ]
 
 
+def test_the_keys_of_a_file_are_looked_at_too(examine: Examine, stack: Stack, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"# of the team\n{PROVIDER_KEY}\nbad\n")
+    report = examine(providers=providers(stack.provider_url, [], api_keys_file=str(file)))
+    assert len(report.lines("problem", "provider local It refuses key 2 of 2")) == 1
+    file.write_text("\n")
+    report = examine(providers=providers(stack.provider_url, [], api_keys_file=str(file)))
+    assert any("its api_keys_file" in line for line in report.lines("problem", "configuration"))
+
+
 def test_a_provider_that_is_down_is_a_problem(examine: Examine) -> None:
     report = examine(providers=providers(f"http://127.0.0.1:{free_port()}/v1", [SECRET]))
     assert report.code == 1
@@ -221,6 +231,21 @@ def test_models_that_are_no_json_are_told_by_their_variable_and_the_rest_is_stil
             "providers",
             '{"local": {"kind": "smoke", "base_url": "http://x"}}',
             "'smoke': give one of anthropic, openai, openai-responses",
+        ),
+        (
+            "providers",
+            '{"local": {"kind": "openai", "base_url": "http://x", "requests_per_minute": 0}}',
+            "RUNSTREAM_PROVIDERS at local.requests_per_minute: Input should be greater than or equal to 1",
+        ),
+        (
+            "providers",
+            '{"local": {"kind": "openai", "base_url": "http://x", "api_keys_file": "/no/such"}}',
+            "The provider 'local' has no keys from its api_keys_file: /no/such: No such file or directory.",
+        ),
+        (
+            "providers",
+            '{"local": {"kind": "openai", "base_url": "http://x", "api_keys": ["k"], "api_keys_file": "/no/such"}}',
+            "has no keys from its api_keys_file",
         ),
         ("models", '{"fast": ["nobody/x"]}', "'nobody/x' of 'fast' is not 'provider/model'"),
         (
@@ -255,8 +280,8 @@ def test_everything_that_is_wrong_is_told_at_once(examine: Examine) -> None:
     assert report.text.endswith("6 problems.\n")
 
 
-def providers(base_url: str, keys: list[str]) -> str:
-    return json.dumps({"local": {"kind": "openai", "base_url": base_url, "api_keys": keys}})
+def providers(base_url: str, keys: list[str], **more: str) -> str:
+    return json.dumps({"local": {"kind": "openai", "base_url": base_url, "api_keys": keys, **more}})
 
 
 def secrets_of(environment: dict[str, str]) -> set[str]:

@@ -4,8 +4,9 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,7 +25,7 @@ from runstream.domain.errors import (
 )
 from runstream.domain.prompt import Prompt
 from runstream.domain.usage import Usage
-from runstream.providers import kept_response
+from runstream.providers import kept_response, key_file
 from runstream.providers.base import Call, Finished, Opened, Piece, ProviderConfig, Resumable, TextDelta
 from runstream.providers.openai_responses import OpenAIResponses
 from runstream.providers.registry import build
@@ -344,6 +345,24 @@ async def test_calls_that_belong_together_have_one_key_and_what_another_key_aske
     keys = [re.findall("uthorization: Bearer (\\w+)", request.head)[0] for request in raw.requests]
     assert keys[0] == keys[1]
     assert set(keys[2:]) == {"one", "two"}
+
+
+async def test_an_answer_is_read_on_with_the_key_that_asked_for_it_though_that_was_retired_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_file, "_LOOK", 0)
+    file = tmp_path / "keys"
+    file.write_text("one")
+    not_found = refusal(404, {"error": {"message": "Response with id 'resp_1' not found."}})
+    async with raw_server(answer(PLAIN), not_found, answer(PLAIN), answer(PLAIN)) as raw:
+        config = ProviderConfig("local", "openai-responses", raw.url, background=True, api_keys_file=str(file))
+        async with aclosing(OpenAIResponses(config)) as provider:
+            assert await generate(provider) == ("Hello", FINISHED)
+            file.write_text("two")
+            assert await generate(provider, replace(CALL, resume="resp_1")) == ("Hello", FINISHED)
+            assert await generate(provider) == ("Hello", FINISHED)
+    keys = [re.findall("uthorization: Bearer (\\w+)", request.head)[0] for request in raw.requests]
+    assert keys == ["one", "two", "one", "two"]
 
 
 @dataclass
