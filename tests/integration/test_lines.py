@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 
 from runstream.counters.turns import Coming, Leave, Rate, Turns
@@ -159,11 +160,17 @@ def passes_the_pace(times: list[float], rate: Rate) -> bool:
     )
 
 
+def told(name: str) -> float | None:
+    return REGISTRY.get_sample_value(name, {"provider": "a"})
+
+
 async def test_calls_of_two_workers_wait_rather_than_fail_and_no_key_has_more_than_its_rate(site: Site) -> None:
     keys = ("k1", "k2")
     workers = [await site.worker({"a": QUICK}, keys=keys) for _ in range(2)]
+    before = told("runstream_provider_wait_seconds_sum") or 0
     asked = [task for worker in workers for task in worker.asks(16)]
     await asyncio.gather(*asked)
+    assert (told("runstream_provider_wait_seconds_sum") or 0) - before > 4
     calls = site.calls()
     assert Counter(call["ending"] for call in calls) == {"finish": 32}
     for key in keys:
@@ -219,9 +226,11 @@ async def test_a_call_that_is_given_up_in_line_leaves_it_at_once(site: Site) -> 
     await worker.ask("sim:1")
     (asked,) = worker.asks(1, model="sim:2")
     await site.until_waiting(1)
+    assert told("runstream_provider_calls_waiting") == 1
     asked.cancel()
     await asyncio.wait([asked], timeout=1)
     assert asked.cancelled()
+    assert told("runstream_provider_calls_waiting") == 0
     await site.until_waiting(0)
     assert [call["model"] for call in site.calls()] == ["sim:1"]
 
@@ -250,11 +259,14 @@ async def test_an_emptied_redis_costs_no_call_its_turn(site: Site) -> None:
     await asyncio.gather(*asked)
 
 
-async def test_calls_go_on_uncounted_while_redis_is_away(site: Site) -> None:
+async def test_calls_go_on_uncounted_while_redis_is_away_and_that_is_told_once(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
     async with Redis.from_url(f"redis://127.0.0.1:{free_port()}/0") as nobody:
         worker = await site.worker({"a": ONE}, redis=nobody)
         await asyncio.gather(*worker.asks(5))
     assert len(site.calls()) == 5
+    assert capsys.readouterr().out.count("calls_go_on_uncounted") == 1
 
 
 async def test_calls_that_wait_go_on_when_redis_goes_away(site: Site, server_directory: Path) -> None:

@@ -95,7 +95,6 @@ class Line:
     def _give_up(self, waiter: _Waiter) -> None:
         if not waiter.turn.done():
             self._go([waiter])
-            waiter.turn.cancel()
         elif waiter.turn.exception() is None and (leave := waiter.turn.result()) is not None:
             self.settle(leave, made=False, tokens=0)
 
