@@ -192,7 +192,7 @@ async def test_a_call_that_would_wait_for_too_long_is_told_so_at_once(desk: Desk
 async def test_a_call_that_waits_for_tokens_is_not_told_so_for_they_may_be_given_back(desk: Desk) -> None:
     rate = Rate(None, 1000)
     (leave,) = (await desk.ask(rate, desk.call(tokens=1000))).granted
-    call = desk.call(tokens=100, patience=5)
+    call = desk.call(tokens=50, patience=5)
     assert not (await desk.ask(rate, call)).refused
     await desk.turns.settle("p", rate, leave, made=True, tokens=10)
     assert ids((await desk.ask(rate)).granted) == [call.id]
