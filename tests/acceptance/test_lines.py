@@ -16,7 +16,7 @@ from reliability import MakeStack, flush
 from runstream.providers.simulated.calls import named
 from stack import MODELS, Stack, eventually
 
-AT_ONCE, A_SECOND = 12, 2
+AT_ONCE, A_SECOND = 6, 1
 """What a key of `local` may be asked for."""
 LATE = 0.5
 """Seconds that a call may be late, or the one before it early, on its way to the provider."""
@@ -31,13 +31,13 @@ def lined(make_shared_stack: MakeStack) -> Stack:
     providers = {
         "local": {**at, "api_keys_file": str(keys), "requests_per_minute": 10 * AT_ONCE},
         "slow": {**at, "api_keys": ["s1"], "requests_per_minute": 12},
-        "tight": {**at, "api_keys": ["t1"], "requests_per_minute": 10},
+        "tight": {**at, "api_keys": ["t1"], "requests_per_minute": 5},
     }
     models = {**MODELS, "slow": ["slow/sim:2"], "tight": ["tight/sim:6"]}
     stack.environment |= {
         "RUNSTREAM_PROVIDERS": json.dumps(providers),
         "RUNSTREAM_MODELS": json.dumps(models),
-        "RUNSTREAM_PROVIDER_WAIT": "5",
+        "RUNSTREAM_PROVIDER_WAIT": "10",
     }
     stack.start_api()
     for _ in range(2):
@@ -87,20 +87,20 @@ async def test_runs_of_two_workers_wait_for_a_turn_at_the_keys_and_a_strangers_r
 ) -> None:
     model, others = own_model(), own_model()
     async with tenants(lined) as (many, other):
-        runs = await create(many, 44, model)
+        runs = await create(many, 30, model)
         await eventually(lambda: waiting(lined) >= 8)
         await complete(other, [await other.create(others)])
         await complete(many, runs)
     made = calls(lined, model, others)
-    assert len(made) == 45
-    assert [call["model"] for call in made].index(others) < 40
+    assert len(made) == 31
+    assert [call["model"] for call in made].index(others) < 30
     for key in ("k1", "k2"):
         assert never_above([call for call in made if call["key"] == named(key)])
 
 
 async def test_redis_is_emptied_while_runs_wait_for_a_key(lined: Stack) -> None:
     async with tenants(lined) as (many, _):
-        runs = await create(many, 36, "sim:5")
+        runs = await create(many, 24, "sim:5")
         await eventually(lambda: waiting(lined) >= 4)
         flush(lined)
         await complete(many, runs)
@@ -153,7 +153,7 @@ async def test_keys_are_added_and_retired_while_runs_go_on(lined: Stack) -> None
 @pytest.mark.promise("P1")
 async def test_a_worker_that_is_killed_while_its_calls_wait_holds_up_nobody(lined: Stack) -> None:
     async with tenants(lined) as (many, other):
-        runs = await create(many, 44, "sim:5")
+        runs = await create(many, 28, "sim:5")
         await eventually(lambda: waiting(lined) >= 8)
         lined.kill(lined.workers[0])
         await complete(other, [await other.create("sim:5")])
