@@ -45,7 +45,6 @@ class Clock:
 class Asker:
     """`tried` names the providers that were asked."""
 
-    tenant = "acme"
     usage = None
     kept = False
 

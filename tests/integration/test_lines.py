@@ -25,7 +25,7 @@ from runstream.gateway.generate import Gateway
 from runstream.gateway.line import Line
 from runstream.gateway.lines import Lines
 from runstream.gateway.pricing import Prices
-from runstream.gateway.routes import Routes, Target
+from runstream.gateway.routes import RouteQuery, Routes, Target, TargetConfig
 from runstream.providers.base import Finished, ProviderConfig, TextDelta, Timeouts
 from runstream.providers.keys import KeyRing
 from runstream.providers.registry import build
@@ -47,8 +47,7 @@ class Asker:
 
     kept = False
 
-    def __init__(self, tenant: str) -> None:
-        self.tenant = tenant
+    def __init__(self) -> None:
         self.usage: Usage | None = None
         self.tried: list[str] = []
 
@@ -70,8 +69,8 @@ class Worker:
 
     async def ask(self, model: str = "sim:5", tenant: str = "acme", prompt: Prompt = PROMPT) -> list[str]:
         """The providers that were asked, the last of which answered."""
-        asker = Asker(tenant)
-        async with self.gateway.generate(model, prompt, asker) as answer:
+        asker = Asker()
+        async with self.gateway.generate(RouteQuery("run_1", tenant, model, {}), prompt, asker) as answer:
             pieces = [*answer.head, *[piece async for piece in answer.rest]]
             asker.usage = next(piece.usage for piece in pieces if isinstance(piece, Finished))
         assert any(isinstance(piece, TextDelta) for piece in pieces)
@@ -114,7 +113,7 @@ class Site:
             self._stack.push_async_callback(provider.aclose)
         self._stack.push_async_callback(turns.aclose)
         self._stack.push_async_callback(lines.aclose)
-        routes = Routes({"*": [f"{provider}/*" for provider in self.simulators]}, providers)
+        routes = Routes({"*": [TargetConfig(f"{provider}/*") for provider in self.simulators]}, providers)
         return Worker(Gateway(routes, providers, timeouts, Prices({}, {}), Circuits(), lines))
 
     def calls(self, provider: str = "a") -> list[dict]:

@@ -65,9 +65,6 @@ class Asking(Protocol):
     """Who asks: told how it goes before there is an answer, and asked what is to become of one that is left."""
 
     @property
-    def tenant(self) -> str: ...
-
-    @property
     def usage(self) -> Usage | None:
         """What the provider said that its answer took."""
         ...
@@ -156,7 +153,7 @@ class Gateway:
             if refused is not None:
                 log.warning("fallback", provider=target.provider, model=target.model, code=refused.code)
             answered = False
-            turn = self._lines.turn(None if kept else target.provider, asking.tenant, prompt, patience)
+            turn = self._lines.turn(None if kept else target.provider, query.tenant, prompt, patience)
             try:
                 await turn.wait()
                 asking.trying(target, kept)

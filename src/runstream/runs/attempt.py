@@ -112,10 +112,6 @@ class Attempt:
 
     # What the gateway tells and asks.
 
-    @property
-    def tenant(self) -> str:
-        return self.claim.tenant
-
     def trying(self, target: Target, resume: KeptAnswer | None) -> None:
         self.tried.append(target)
         self.answer, self.kept = resume, False
