@@ -1,11 +1,19 @@
 """How each system is spoken to: starting a run, reading it, and joining one that somebody else started."""
 
-from typing import Protocol
+from collections.abc import Mapping
+from itertools import count
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import orjson
 from tests.bench.load import Address, Exchange, ExchangeFailed, Frames, Reader
 
-MESSAGES = [{"role": "user", "content": "go"}]
+NUMBERS = count(1)
+
+
+def messages() -> list[dict[str, str]]:
+    """A prompt that was never sent before, so that no cache has its answer."""
+    return [{"role": "user", "content": f"go {next(NUMBERS)}"}]
 
 
 class Client(Protocol):
@@ -20,7 +28,7 @@ class Client(Protocol):
 
 
 class DirectClient:
-    """The provider itself, with nothing in between."""
+    """The provider itself, or what speaks as it does."""
 
     def __init__(self, address: Address) -> None:
         self.address = address
@@ -32,9 +40,9 @@ class DirectClient:
                 return
             choices = orjson.loads(data)["choices"]
             if choices:
-                reader.read(choices[0]["delta"].get("content", ""))
+                reader.read(choices[0]["delta"].get("content") or "")
 
-        body = orjson.dumps({"model": model, "stream": True, "messages": MESSAGES})
+        body = orjson.dumps({"model": model, "stream": True, "messages": messages()})
         await streamed(self.address, "POST", "/v1/chat/completions", body, Frames(frame))
 
     async def begin(self, model: str) -> str:
@@ -93,10 +101,10 @@ class NaiveClient:
 
 
 class RunstreamClient:
-    """The POST is the first reader, as with resumable-stream; a GET joins."""
+    """The POST is the first reader, as with resumable-stream; a GET joins. `asked` goes with every request."""
 
-    def __init__(self, address: Address) -> None:
-        self.address = address
+    def __init__(self, address: Address, asked: Mapping[str, Any] = MappingProxyType({})) -> None:
+        self.address, self.asked = address, asked
 
     async def run(self, model: str, reader: Reader) -> None:
         def frame(event: bytes, data: bytes) -> None:
@@ -112,7 +120,7 @@ class RunstreamClient:
         return await created(self.address, "/v1/runs", self.request(model), 202)
 
     def request(self, model: str) -> dict[str, object]:
-        return {"feature": "chat", "model": model, "input": {"messages": MESSAGES}}
+        return {"feature": "chat", "model": model, "input": {"messages": messages()}, **self.asked}
 
     async def join(self, run: str) -> Exchange:
         return await opened(self.address, "GET", self.events_of(run))

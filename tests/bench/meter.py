@@ -1,9 +1,13 @@
 """What processes cost: CPU time and resident memory of a process and all its children."""
 
 import os
+import time
 from collections.abc import Iterable
 
 import psutil
+
+CPU_CLOCK = 2
+"""The low bits of the id of a process's CPU clock on Linux; above them are the inverted bits of its pid."""
 
 
 def cpu_seconds(roots: Iterable[int]) -> float:
@@ -15,8 +19,17 @@ def cpu_seconds(roots: Iterable[int]) -> float:
                 times = process.cpu_times()
             except psutil.NoSuchProcess:
                 continue
-            total += times.user + times.system + times.children_user + times.children_system
+            total += own_cpu_seconds(process) + times.children_user + times.children_system
     return total
+
+
+def own_cpu_seconds(process: psutil.Process) -> float:
+    """To the nanosecond where there is such a clock; else as the system counts, in hundredths of a second."""
+    try:
+        return time.clock_gettime(~process.pid << 3 | CPU_CLOCK)
+    except OSError:
+        times = process.cpu_times()
+        return float(times.user + times.system)
 
 
 def others_cpu_seconds() -> float:

@@ -3,11 +3,12 @@
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import orjson
 from tests.bench.clients import Client, DirectClient, NaiveClient, ResumableClient, RunstreamClient
@@ -129,6 +130,7 @@ class Runstream:
 
     name, title, holds_readers = "runstream", "Runstream", True
     template = "bench_runstream"
+    asked: Mapping[str, Any] = MappingProxyType({})
 
     async def prepare(self, bench: Bench) -> None:
         """Migrate one database and make a key in it; every measurement gets a copy."""
@@ -151,7 +153,7 @@ class Runstream:
             launch = bench.launcher.running
             worker = await stack.enter_async_context(launch("runstream-worker", self.command("worker"), env))
             api = await stack.enter_async_context(launch("runstream-api", serve, env, port=port))
-            yield Running(RunstreamClient(Address(port, self.key)), (api.pid, worker.pid), api.pid)
+            yield Running(RunstreamClient(Address(port, self.key), self.asked), (api.pid, worker.pid), api.pid)
 
     def command(self, *arguments: str) -> tuple[str, ...]:
         return (sys.executable, "-m", "runstream", *arguments)
