@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import IntEnum
+from functools import lru_cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ class Outcome(IntEnum):
 
 
 class Answer(NamedTuple):
-    """`uses` are as they were before the reservation."""
+    """`uses` are as they are with the reservation; where it was refused, without."""
 
     outcome: Outcome
     epoch: int
@@ -70,19 +71,13 @@ class Book:
     async def _ask(self, take: Take, limits: Sequence[Limit], run_id: str, *, bounded: bool) -> Answer:
         party = take.party
         arguments: list[str | int] = [run_id, party.user, party.feature, take.tokens or 0, take.cost or 0]
-        arguments += [take.settled, int(bounded)]
-        for limit in limits:
-            field = _field(limit.scope, limit.measure, party.of(limit.scope))
-            arguments += [field, limit.window or "", limit.most, take.of(limit.measure)]
+        arguments += [take.settled, int(bounded), _told(tuple(limits))]
         answered = await self._reserves(([_key(party.tenant)], arguments))
         if isinstance(answered, Away):
             raise Away(*answered.args) from answered
-        outcome, epoch, now, *counted = answered
-        uses = tuple(
-            Use(limit, party.of(limit.scope), int(spent), int(reserved), _moment(turns) if turns else None)
-            for limit, spent, reserved, turns in zip(limits, counted[::3], counted[1::3], counted[2::3], strict=False)
-        )
-        return Answer(Outcome(outcome), int(epoch), _moment(now), uses)
+        outcome, epoch, now, counted = answered
+        made = run_id and outcome == Outcome.RESERVED
+        return Answer(Outcome(outcome), int(epoch), _moment(now), _uses(limits, party, counted, take if made else None))
 
     async def _reserve_all(self, asked: Sequence[_Call]) -> list[Any]:
         """All that was asked while the last ones were answered; nobody is asked twice, for it may have been done."""
@@ -173,10 +168,30 @@ def _key(tenant: str) -> str:
     return f"runstream:limits:{tenant}"
 
 
+@lru_cache(maxsize=1024)
+def _told(limits: tuple[Limit, ...]) -> str:
+    """As `reserve.lua` takes them."""
+    return orjson.dumps(
+        [(limit.scope, limit.measure, limit.window or "", str(limit.most)) for limit in limits]
+    ).decode()
+
+
+def _uses(limits: Sequence[Limit], party: Party, counted: bytes, take: Take | None) -> list[Use]:
+    """What `reserve.lua` has counted, and what is taken of it now."""
+    uses, amounts = [], map(int, counted.split())
+    for limit, spent, reserved, turns in zip(limits, amounts, amounts, amounts, strict=False):
+        more = take.of(limit.measure) if take else 0
+        now, later = (0, more) if limit.bounds_spend else (more, 0)
+        until = _moment(turns) if turns else None
+        uses.append(Use(limit, party.of(limit.scope), spent + now, reserved + later, until))
+    return uses
+
+
 def _field(scope: Scope, measure: Measure, whose: str) -> str:
     return f"{scope}:{measure}:{whose}"
 
 
+@lru_cache(maxsize=16)  # windows turn for all at once
 def _moment(second: int) -> datetime:
     return datetime.fromtimestamp(second, UTC)
 

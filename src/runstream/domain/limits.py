@@ -1,11 +1,11 @@
 """What may be asked for and spent: limits, what is reserved of them, and what is used."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 _SMALLEST = Decimal("1e-10")
 """What the ledger keeps of a dollar; costs are counted in whole ones of it."""
@@ -47,21 +47,23 @@ class Window(StrEnum):
         return self.start(self.start(at) + longer[self])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Limit:
-    """`most` is in units of its measure; `window` is None where what counts is what goes on now."""
+    """`most` is in units of its measure; `window` is None where what counts is what goes on now.
+
+    Each is equal to itself alone, and so is quickly looked up.
+    """
 
     scope: Scope
     measure: Measure
     window: Window | None
     most: int
+    name: str = field(init=False)
+    """As the settings have it, such as `user.tokens_per_day`."""
 
-    @property
-    def name(self) -> str:
-        """As the settings have it, such as `user.tokens_per_day`."""
-        if self.window is None:
-            return f"{self.scope}.concurrent_runs"
-        return f"{self.scope}.{self.measure}_per_{self.window}"
+    def __post_init__(self) -> None:
+        setting = "concurrent_runs" if self.window is None else f"{self.measure}_per_{self.window}"
+        object.__setattr__(self, "name", f"{self.scope}.{setting}")
 
     @property
     def bounds_spend(self) -> bool:
@@ -78,11 +80,12 @@ class Party:
     feature: str
 
     def of(self, scope: Scope) -> str:
-        return {Scope.USER: self.user, Scope.TENANT: "", Scope.FEATURE: self.feature}[scope]
+        if scope is Scope.TENANT:
+            return ""
+        return self.user if scope is Scope.USER else self.feature
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(NamedTuple):
     """How much of a limit is used. `resets_at` is when its window turns; `whose` names the user or the feature."""
 
     limit: Limit

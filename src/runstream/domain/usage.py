@@ -76,7 +76,7 @@ def _length(input: Mapping[str, Any]) -> int:
         match left.pop():
             case str(text):
                 length += 0 if text.startswith("data:") else len(text)
-            case Mapping() as fields:
+            case dict() | Mapping() as fields:  # most are the former, which is quickly seen
                 left += fields.values()
             case list(items):
                 left += items

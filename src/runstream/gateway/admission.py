@@ -94,8 +94,7 @@ class Admission:
             return Hold(take, 0, datetime.now(UTC), check=lambda account: _check(take, limits, account))
         if answer.outcome is Outcome.REFUSED:
             raise _refusal(take, answer.uses, answer.at)
-        after = [_with(use, take) for use in answer.uses]
-        return Hold(take, answer.epoch, answer.at, after)
+        return Hold(take, answer.epoch, answer.at, answer.uses)
 
     async def release(self, hold: Hold | None) -> None:
         """Give back what was held for a row that was not made. Where Redis does not answer, the sweep does it."""
@@ -177,14 +176,6 @@ class Admission:
 
 def _bounded(limits: Sequence[Limit]) -> bool:
     return any(limit.bounds_spend for limit in limits)
-
-
-def _with(use: Use, take: Take) -> Use:
-    """As it is once the run has its part of it."""
-    more = take.of(use.limit.measure)
-    if use.limit.bounds_spend:
-        return Use(use.limit, use.whose, use.spent, use.reserved + more, use.resets_at)
-    return Use(use.limit, use.whose, use.spent + more, use.reserved, use.resets_at)
 
 
 def _check(take: Take, limits: Sequence[Limit], account: Account) -> None:
