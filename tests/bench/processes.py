@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-START_DEADLINE_S = 30
+START_DEADLINE_S = 90
 STOP_DEADLINE_S = 3
 POLL_S = 0.02
 
