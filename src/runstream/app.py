@@ -18,7 +18,7 @@ from runstream.api.auth import KeyCheck
 from runstream.api.context import CheckedBody, RequestContext, Shortcut
 from runstream.api.documents import describe
 from runstream.api.services import Services
-from runstream.connections import model_routes, open_log, redis_client
+from runstream.connections import input_limits, model_routes, open_log, redis_client
 from runstream.console.routes import console_router
 from runstream.counters.book import Book
 from runstream.crash_points import arm
@@ -128,6 +128,7 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
         jobs=jobs,
         features=FEATURES,
         routes=routes,
+        input_limits=input_limits(settings),
         default_model=settings.default_model,
         queue=settings.queue,
         max_attempts=settings.max_attempts,

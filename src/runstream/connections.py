@@ -12,12 +12,14 @@ from redis.exceptions import ConnectionError
 from runstream.counters.turns import Rate
 from runstream.domain.errors import ConfigurationError
 from runstream.domain.usage import Rates
+from runstream.gateway.guards.limits import InputLimits
 from runstream.gateway.routes import Routes, TargetConfig
 from runstream.providers.base import ProviderConfig, Timeouts
 from runstream.settings import ModelSettings, Settings, TargetSettings
 from runstream.stream.log import TokenLog
 
 if TYPE_CHECKING:
+    from runstream.gateway.guards.guards import Guards
     from runstream.gateway.pricing import Prices
 
 
@@ -107,6 +109,30 @@ def prices(settings: Settings) -> Prices:
 
     addresses = {name: provider.base_url for name, provider in settings.providers.items()}
     return Prices(addresses, {name: Rates(*rates) for name, rates in settings.prices.items()})
+
+
+def input_limits(settings: Settings) -> InputLimits:
+    given = settings.guards
+    return InputLimits(given.max_messages, given.max_message_chars, given.max_input_chars)
+
+
+def guards(settings: Settings) -> Guards:
+    """Raises ConfigurationError. Opens nothing yet, and loads what the rules are searched with."""
+    from runstream.gateway.guards.guards import Guards
+    from runstream.gateway.guards.input import InputGuard
+    from runstream.gateway.guards.moderation import Moderation
+    from runstream.gateway.guards.rules import Rules
+    from runstream.providers.moderations import Moderations
+
+    given, moderation = settings.moderation, None
+    if given is not None:
+        keys = tuple(key.get_secret_value() for key in given.api_keys)
+        config = ProviderConfig("moderation", "openai", given.base_url, keys)
+        moderation = Moderation(Moderations(config, given.model), timeout=given.timeout)
+    rules = Rules(settings.guards.rules, settings.guards.patterns)
+    of_input = moderation if given is not None and given.input else None
+    of_output = given is not None and given.output
+    return Guards(InputGuard(rules, normalize=settings.guards.normalize, moderation=of_input), moderation, of_output)
 
 
 def timeouts(settings: Settings) -> Timeouts:

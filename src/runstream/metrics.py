@@ -119,3 +119,5 @@ CALL_WAIT = Histogram(
     buckets=_SECONDS,
 )
 RETRIED = Counter("runstream_attempts_retried_total", "Attempts given up for another one.", ["reason"])
+FOUND = Counter("runstream_guard_findings_total", "What guards found in runs.", ["where", "action"])
+UNMODERATED = Counter("runstream_moderation_unavailable_total", "Calls for moderation that had no answer.", ["reason"])

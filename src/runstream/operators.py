@@ -172,6 +172,7 @@ def _about(run: Run) -> Iterator[str]:
         "priority": run.priority.name.lower(),
         "attempts": f"{run.attempt} of {run.max_attempts}",
         "usage": _tokens(run.usage),
+        "guards": ", ".join(f"{finding['name']} ({finding['action']})" for finding in run.findings or ()),
         "created": _at(run.created_at),
         "started": _started(run),
         "first token": _at(run.first_token_at),

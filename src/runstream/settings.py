@@ -2,7 +2,7 @@
 
 import json
 from decimal import Decimal
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -101,6 +101,30 @@ class AllLimitSettings(ScopedLimitSettings):
     tenants: dict[str, ScopedLimitSettings] = {}
 
 
+class GuardSettings(BaseModel):
+    """`patterns` of one's own by name; `rules` says what is done where a pattern fits, if that is not to flag."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_messages: Annotated[int, Field(ge=1)] | None = None
+    max_message_chars: Annotated[int, Field(ge=1)] | None = None
+    max_input_chars: Annotated[int, Field(ge=1)] | None = None
+    normalize: bool = True
+    patterns: dict[str, str] = {}
+    rules: dict[str, Literal["off", "flag", "strip", "refuse"]] = {}
+
+
+class ModerationSettings(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    base_url: str
+    api_keys: list[SecretStr] = []
+    model: str = "omni-moderation-latest"
+    timeout: Annotated[float, Field(gt=0)] = 5
+    input: bool = True
+    output: bool = True
+
+
 class Settings(BaseSettings):
     """Times are in seconds, sizes in bytes, unless the name says otherwise."""
 
@@ -120,6 +144,8 @@ class Settings(BaseSettings):
     tenant_models: Annotated[dict[str, ModelSettings], FromJson] = {}
     default_model: str | None = None
     limits: Annotated[AllLimitSettings, FromJson] = AllLimitSettings(user=LimitSettings(requests_per_minute=20))
+    guards: Annotated[GuardSettings, FromJson] = GuardSettings()
+    moderation: Annotated[ModerationSettings | None, FromJson] = None
     reserved_output_tokens: int = Field(1000, ge=0)
     warn_call_cost: Dollars | None = None
     warn_spend_times: Decimal | None = Field(None, ge=1)

@@ -12,6 +12,7 @@ from prometheus_client import start_http_server
 from redis.exceptions import RedisError
 
 from runstream.connections import (
+    guards,
     key_rates,
     model_routes,
     open_log,
@@ -75,6 +76,7 @@ class _Process:
         self._redis = redis_client(settings)
         self._waiting = redis_client(settings, waiting=True)
         self._providers = {name: build(config) for name, config in provider_configs(settings).items()}
+        self._guards = guards(settings)
         store = RunStore(self._engine, warn_call_cost=settings.warn_call_cost)
         leases = LeaseStore(self._lease_engine)
         self._jobs = jobs = JobQueue(self._redis, timeout=settings.redis_timeout)
@@ -103,6 +105,7 @@ class _Process:
             jobs=jobs,
             write_loop=self._write_loop,
             gateway=gateway,
+            guards=self._guards,
             features=FEATURES,
             retry_delays=settings.retry_delays,
             max_output_chars=settings.max_output_chars,
@@ -208,6 +211,7 @@ class _Process:
         await self._turns.aclose()
         for provider in self._providers.values():
             await provider.aclose()
+        await self._guards.aclose()
         await self._token_log.aclose()
         await self._jobs.aclose()
         await self._book.aclose()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from runstream.connections import key_rates, model_routes, provider_configs
+from runstream.connections import guards, key_rates, model_routes, provider_configs
 from runstream.doctor.finding import Finding, Mark
 from runstream.domain.errors import RunstreamError
 from runstream.providers.registry import build
@@ -38,6 +38,10 @@ def _contradictions(settings: Settings) -> Iterator[str]:
             known.configured(None, settings.default_model)
     except RunstreamError as error:
         yield f"RUNSTREAM_DEFAULT_MODEL: {error.message}" if error.param else error.message
+    try:
+        guards(settings)
+    except RunstreamError as error:
+        yield error.message
     if settings.lease <= settings.lease_interval:
         yield "RUNSTREAM_LEASE has to be longer than RUNSTREAM_LEASE_INTERVAL, or workers lose their runs."
     if key_rates(settings) and settings.provider_wait >= settings.first_token_timeout:

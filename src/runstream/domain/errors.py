@@ -18,6 +18,7 @@
     │       └── BudgetExceeded             of what a day or a month may take
     ├── Unavailable               503  a part we need does not answer now
     │   └── QueueFull                  the runs that wait are as many as may
+    ├── ContentBlocked            422  a guard refused what was asked, or answered; kept as the run's error
     ├── ConfigurationError        500  told at start, never to a client
     └── ProviderError             502  what a provider did; kept as the run's error
         ├── ProviderUnavailable        could not be reached, 5xx, or overloaded
@@ -175,6 +176,18 @@ class QueueFull(Unavailable):
     """Too many runs wait to be taken up: try again shortly."""
 
     code = "queue_full"
+
+
+class ContentBlocked(RunstreamError):
+    """The content was refused."""
+
+    code = "content_blocked"
+    status = 422
+
+    def __init__(self, message: str, *, categories: Sequence[str]) -> None:
+        """`categories` are the names of the rules, or of moderation's categories, that it was refused for."""
+        super().__init__(f"{message.rstrip('.')}: {', '.join(categories)}.")
+        self.categories = categories
 
 
 class ConfigurationError(RunstreamError):

@@ -7,6 +7,7 @@ from decimal import Decimal
 from enum import IntEnum, StrEnum
 from typing import Any
 
+from runstream.domain.findings import Finding
 from runstream.domain.usage import ProviderCall, Usage, total
 
 
@@ -149,6 +150,8 @@ class Ending:
     generation: Generation = UNKNOWN
     reasoning: str | None = None
     tool_calls: Sequence[Mapping[str, Any]] | None = None
+    findings: Sequence[Finding] = ()
+    """What guards found. Those of an attempt that ends for another one are kept until that one has some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +173,7 @@ class Run:
     """A run as its owner sees it; the transcript is read apart.
 
     `output` is the model's text; `tool_calls` have the form of chat completions.
+    `findings` are those of guards, and `flagged` whether any says something of the content.
     `retried_attempt` is the last one whose end was taken back: nothing that it said counts any more.
     """
 
@@ -198,6 +202,8 @@ class Run:
     usage: Usage | None = None
     cost: Decimal | None = None
     cached: bool = False
+    flagged: bool = False
+    findings: Sequence[Mapping[str, Any]] | None = None
     retried_attempt: int | None = None
     metadata: Mapping[str, Any]
     created_at: datetime

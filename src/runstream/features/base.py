@@ -21,6 +21,11 @@ class Feature(Protocol):
         ...
 
     @property
+    def moderation_required(self) -> bool:
+        """Whether what moderation cannot judge is refused; otherwise it is flagged, where moderation is on."""
+        ...
+
+    @property
     def input(self) -> type[BaseModel]: ...
 
     def prompt(self, input: Mapping[str, Any]) -> Prompt:

@@ -149,6 +149,7 @@ class Chat:
     name = "chat"
     prompt_version = "1"
     model = None
+    moderation_required = True
     input = ChatInput
 
     def prompt(self, input: Mapping[str, Any]) -> Prompt:

@@ -16,6 +16,7 @@ import httpx
 import orjson
 
 from runstream.domain.errors import ConfigurationError, ProviderError, ProviderProtocolError, ProviderTimeout
+from runstream.domain.prompt import texts
 from runstream.providers.base import Call, Opened, Piece, ProviderConfig, Timeouts
 from runstream.providers.failures import Scrubber, failure_in_stream, failure_of_status, message_of, retry_after
 from runstream.providers.gathering import Gathering
@@ -188,14 +189,17 @@ class Account:
         finally:
             patience.close()
 
-    async def _list(self, url: httpx.URL) -> list[str]:
-        response = await self.get(url, _LISTING.connect)
+    async def whole(self, response: httpx.Response) -> object:
+        """The JSON of an answer that is not streamed. Raises a `ProviderError`."""
         try:
             if not response.is_success:
                 raise self.refusal(response, await error_body(response), None)
-            body = json_of(await _body_of(response, self._max_event_bytes))
+            return json_of(await _body_of(response, self._max_event_bytes))
         finally:
             await response.aclose()
+
+    async def _list(self, url: httpx.URL) -> list[str]:
+        body = await self.whole(await self.get(url, _LISTING.connect))
         models = body.get("data") if isinstance(body, Mapping) else None
         if not isinstance(models, list):
             raise ProviderProtocolError("The provider's list of models is not one.")
@@ -258,12 +262,7 @@ def _base_url(config: ProviderConfig, example: str) -> httpx.URL:
 
 
 def _prompts(call: Call) -> Iterator[str]:
-    for message in call.prompt.messages:
-        content = message.get("content")
-        parts = content if isinstance(content, list) else [{"text": content}]
-        for part in parts:
-            if isinstance(part, Mapping) and isinstance(text := part.get("text"), str):
-                yield text
+    return (text for message in call.prompt.messages for text in texts(message))
 
 
 def _request_id(response: httpx.Response) -> str | None:

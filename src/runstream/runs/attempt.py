@@ -9,9 +9,12 @@ from typing import Any
 from runstream.crash_points import Point, reached
 from runstream.domain import events
 from runstream.domain.errors import ProviderError, ProviderProtocolError, ProviderRateLimited, ProviderUnavailable
+from runstream.domain.findings import Finding
 from runstream.domain.run import Claim, KeptAnswer
 from runstream.domain.usage import Usage
+from runstream.gateway.guards.output import Screen
 from runstream.gateway.routes import Target
+from runstream.metrics import FOUND
 from runstream.runs.note import Note
 from runstream.stream.writer import Writer
 
@@ -58,6 +61,10 @@ class Attempt:
         self.request_id: str | None = None
         self.usage: Usage | None = None
         self.finish_reason: str | None = None
+        self.findings: dict[Finding, None] = {}
+        """What guards found, in order, each once."""
+        self.screen: Screen | None = None
+        """What the answer goes through, where it is moderated."""
         self.first_token_at: datetime | None = None
         self.opened_at = 0
         """Where in the transcript the model begins to speak."""
@@ -150,6 +157,17 @@ class Attempt:
         return isinstance(self.failure, _OUT_OF_REACH) or (
             isinstance(self.failure, ProviderProtocolError) and not resumed
         )
+
+    def found(self, finding: Finding) -> None:
+        """A guard found something."""
+        if finding not in self.findings:
+            self.findings[finding] = None
+            FOUND.labels(finding.where, finding.action).inc()
+
+    @property
+    def characters(self) -> int:
+        """How much the model has said, whoever was shown it."""
+        return self.writer.transcript.characters + (self.screen.withheld if self.screen else 0)
 
     def _tell(self, type_: str, data: dict[str, Any]) -> None:
         self.writer.append(type_, data)

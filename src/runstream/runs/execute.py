@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import structlog
@@ -13,6 +14,7 @@ from runstream.counters.book import Book
 from runstream.crash_points import Point, reached
 from runstream.domain import events
 from runstream.domain.errors import (
+    ContentBlocked,
     ProviderError,
     ProviderProtocolError,
     RunstreamError,
@@ -23,6 +25,7 @@ from runstream.domain.run import Claim, Ending, Generation, Outcome, Status
 from runstream.domain.usage import estimate, total
 from runstream.features.base import Feature
 from runstream.gateway.generate import Gateway
+from runstream.gateway.guards.guards import Guards
 from runstream.gateway.routes import RouteQuery
 from runstream.metrics import FENCED, FIRST_TOKEN, NOT_ENQUEUED, QUEUE_WAIT, RETRIED, RUNNING, TENANT_QUEUE_WAIT
 from runstream.providers.base import Finished, Opened, Piece, ReasoningDelta, TextDelta, ToolCallDelta
@@ -58,6 +61,7 @@ class Execute:
         jobs: JobQueue,
         write_loop: WriteLoop,
         gateway: Gateway,
+        guards: Guards,
         features: Mapping[str, Feature],
         retry_delays: Sequence[float],
         max_output_chars: int,
@@ -69,6 +73,7 @@ class Execute:
         self._jobs = jobs
         self._write_loop = write_loop
         self._gateway = gateway
+        self._guards = guards
         self._features = features
         self._retry_delays = retry_delays
         self._max_output_chars = max_output_chars
@@ -143,23 +148,37 @@ class Execute:
     async def _generate(self, attempt: Attempt) -> None:
         claim = attempt.claim
         began = time.monotonic()
-        prompt = self._features[claim.feature].prompt(claim.input)
+        feature = self._features[claim.feature]
+        required = feature.moderation_required
+        prompt = await self._guards.input(
+            feature.prompt(claim.input), moderation_required=required, found=attempt.found
+        )
+        attempt.screen = self._guards.screen(moderation_required=required, found=attempt.found)
         async with self._gateway.generate(RouteQuery.of(claim), prompt, attempt, claim.resume) as answer:
             if answer.begun:
                 attempt.first_token()
                 FIRST_TOKEN.observe(time.monotonic() - began)
-            for piece in answer.head:
-                if self._take(attempt, piece):
-                    return
             try:
-                async for piece in answer.rest:
-                    if self._take(attempt, piece):
-                        return
+                if attempt.screen is None:
+                    done = await self._pass_on(attempt, answer.head, answer.rest)
+                else:
+                    async with aclosing(attempt.screen.pieces(answer.head, answer.rest)) as clean:
+                        done = await self._pass_on(attempt, (), clean)
             except ProviderError as error:  # to be known before the call is left
                 attempt.failure = error
                 raise
-            if attempt.finish_reason is None:
+            if not done and attempt.finish_reason is None:
                 raise ProviderProtocolError("The provider's answer ended without a finish reason.")
+
+    async def _pass_on(self, attempt: Attempt, head: Sequence[Piece], rest: AsyncIterator[Piece]) -> bool:
+        """Whether the model has said as much as it may."""
+        for piece in head:
+            if self._take(attempt, piece):
+                return True
+        async for piece in rest:
+            if self._take(attempt, piece):
+                return True
+        return False
 
     def _take(self, attempt: Attempt, piece: Piece) -> bool:
         """Take in what the model said; whether the rest is not wanted."""
@@ -247,6 +266,7 @@ class Execute:
                 outcome=outcome,
                 error=error,
                 generation=owing(self._generation(attempt)),
+                findings=list(attempt.findings),
             )
         except Unavailable as gone:
             log.warning("attempt_not_handed_back", error=gone.message)  # the lease lets go of it
@@ -286,6 +306,7 @@ class Execute:
             error=error,
             finish_reason=attempt.finish_reason,
             generation=generation,
+            findings=list(attempt.findings),
         )
         reached(Point.SETTLE_BEGUN)
         if not await settle(self._store, self._book, attempt.claim.run_id, ending):
@@ -298,8 +319,10 @@ class Execute:
 
     def _generation(self, attempt: Attempt) -> Generation:
         """What it came to; its usage estimated where the provider took the call on and did not say."""
-        characters = attempt.writer.transcript.characters
+        characters = attempt.characters
         usage = attempt.usage
+        if usage is None and attempt.screen and attempt.screen.finished:
+            usage = attempt.screen.finished.usage
         if usage is None and (characters or attempt.request_id or attempt.answer):
             usage = estimate(attempt.claim.input, characters)
         owed = attempt.claim.resume and attempt.claim.resume.owed
@@ -334,7 +357,8 @@ def _full(attempt: Attempt, full: bool) -> bool:
 def _error(raised: BaseException) -> dict[str, Any]:
     """What the run keeps of a failure. The text of an error that is not ours may hold anything, so it stays out."""
     if isinstance(raised, RunstreamError):
-        return {"code": raised.code, "message": raised.message}
+        categories = {"categories": list(raised.categories)} if isinstance(raised, ContentBlocked) else {}
+        return {"code": raised.code, "message": raised.message, **categories}
     log.error("generation_broke", **whereabouts(raised))
     return {"code": "internal_error", "message": "The generation failed inside Runstream."}
 

@@ -25,6 +25,7 @@ from runstream.domain.limits import Hold, Party, Use
 from runstream.domain.run import Complexity, Priority, Request, Run
 from runstream.features.base import Feature
 from runstream.gateway.admission import Admission, Wanted
+from runstream.gateway.guards.limits import InputLimits
 from runstream.gateway.routes import RouteQuery, Routes
 from runstream.metrics import ACCEPTED, NOT_ENQUEUED
 from runstream.queue.enqueue import JobQueue
@@ -72,6 +73,7 @@ class Submit:
         jobs: JobQueue,
         features: Mapping[str, Feature],
         routes: Routes,
+        input_limits: InputLimits,
         default_model: str | None,
         queue: str,
         max_attempts: int,
@@ -82,6 +84,7 @@ class Submit:
         self._jobs = jobs
         self._features = features
         self._routes = routes
+        self._input_limits = input_limits
         self._default_model = default_model
         self._queue = queue
         self._max_attempts = max_attempts
@@ -177,6 +180,7 @@ class Submit:
             raise InvalidField("Name a model: neither the feature nor RUNSTREAM_DEFAULT_MODEL has one.", param="model")
         self._routes.configured(tenant, model)
         input = _validated(feature, asked.input)
+        self._input_limits.check(feature.prompt(input))
         self._routes.targets(RouteQuery(run_id, tenant, model, input, asked.complexity))
         return Request(
             feature=feature.name,

@@ -1,12 +1,13 @@
 """Between rows and what they stand for: runs, claims and attempts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import Row
 
+from runstream.domain.findings import Finding, flagged, told
 from runstream.domain.run import (
     AttemptRecord,
     Claim,
@@ -49,6 +50,8 @@ def run_of(row: Row[Any]) -> Run:
         usage=_usage(values),
         cost=values["cost"],
         cached=values["cached"],
+        flagged=values["flagged"],
+        findings=values["findings"],
         retried_attempt=values["retried_attempt"],
         metadata=values["metadata"],
         created_at=values["created_at"],
@@ -141,6 +144,11 @@ def generation_values(generation: Generation) -> dict[str, Any]:
     owed = _entry(len(calls) + 1, left.owed) if left and left.owed else None
     kept = {"response_id_now": left and left.id, "owed_now": owed}
     return {**{f"{name}_now": value for name, value in values.items()}, **kept, "provider_calls": calls}
+
+
+def findings_values(findings: Sequence[Finding]) -> dict[str, Any]:
+    """As the statements that end an attempt take them."""
+    return {"findings_now": told(findings), "flagged_now": flagged(findings)}
 
 
 def _entry(number: int, call: ProviderCall) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from sqlalchemy import Executable, Row, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runstream.domain.errors import Unavailable
+from runstream.domain.findings import Finding
 from runstream.domain.limits import Hold, Settlement, in_parts
 from runstream.domain.run import (
     UNKNOWN,
@@ -27,7 +28,15 @@ from runstream.domain.run import (
 from runstream.domain.transcript import Transcript
 from runstream.storage.budgets import held_still
 from runstream.storage.database import ask, connection_lost
-from runstream.storage.rows import attempt_of, claim_of, generation_values, kept_answer, made_run, run_of
+from runstream.storage.rows import (
+    attempt_of,
+    claim_of,
+    findings_values,
+    generation_values,
+    kept_answer,
+    made_run,
+    run_of,
+)
 from runstream.storage.statements import attempting, making, reading, sweeping
 from runstream.storage.tables import runs
 from runstream.storage.together import Together
@@ -193,10 +202,12 @@ class RunStore:
         outcome: Outcome = Outcome.RETRIED,
         error: Mapping[str, Any] | None = None,
         generation: Generation = UNKNOWN,
+        findings: Sequence[Finding] = (),
     ) -> Settlement | None:
         """running -> queued, to be taken up again after `delay` seconds; None where its end was asked for.
 
-        `outcome`, `error` and `generation` are kept with the attempt. Answers what that came to.
+        `outcome`, `error` and `generation` are kept with the attempt, `findings` with the run. Answers what the
+        attempt came to.
         """
         return await self._ending(
             attempting.REQUEUE,
@@ -210,6 +221,7 @@ class RunStore:
             attempt_outcome=outcome,
             attempt_error=error,
             **generation_values(generation),
+            **findings_values(findings),
         )
 
     async def end(self, run_id: str, ending: Ending, *, was: Status, attempt: int) -> Settlement | None:
@@ -237,6 +249,7 @@ class RunStore:
             attempt_outcome=ending.status if own else Outcome.LAPSED,
             attempt_error=ending.error if own else None,
             **generation_values(ending.generation),
+            **findings_values(ending.findings),
         )
 
     async def retry(

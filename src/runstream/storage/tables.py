@@ -115,6 +115,9 @@ runs = Table(
     Column("usage_estimated", Boolean, nullable=False, server_default=text("false")),
     Column("cost", Numeric(20, 10)),
     Column("cached", Boolean, nullable=False, server_default=text("false")),
+    # What guards found, and whether any of it says something of the content.
+    Column("findings", JSONB(none_as_null=True)),
+    Column("flagged", Boolean, nullable=False, server_default=text("false")),
     # The last attempt whose end was taken back, so that the run could be tried again.
     Column("retried_attempt", Integer),
     # What was reserved of its limits; null where nothing bounded what it spent.

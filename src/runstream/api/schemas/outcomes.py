@@ -1,7 +1,12 @@
 """What a run, an attempt or a stream comes to."""
 
-from pydantic import BaseModel
+from typing import Annotated
 
+from pydantic import BaseModel
+from pydantic.json_schema import SkipJsonSchema
+
+from runstream.api.schemas.fields import WhereThereIsSome
+from runstream.domain.findings import Action, Where
 from runstream.domain.usage import Usage
 from runstream.runs.finish import usage_data
 
@@ -23,5 +28,21 @@ class UsageObject(BaseModel):
 
 
 class Failure(BaseModel):
+    """`categories` are there where the code is `content_blocked`: what it was refused for."""
+
     code: str
     message: str
+    categories: Annotated[list[str] | SkipJsonSchema[None], WhereThereIsSome] = None
+
+
+class FindingObject(BaseModel):
+    """What a guard found: the `name` of a rule, or of a category of moderation, and what was done about it.
+
+    `normalize` says that text was put into another form of the same meaning. `messages` of the input count from 0;
+    they are the first ones that have it.
+    """
+
+    name: str
+    action: Action
+    where: Where
+    messages: list[int]

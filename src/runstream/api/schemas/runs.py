@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from runstream.api.schemas.fields import WhereThereIsSome
-from runstream.api.schemas.outcomes import Failure, UsageObject
+from runstream.api.schemas.outcomes import Failure, FindingObject, UsageObject
 from runstream.domain.run import AttemptRecord, Complexity, Outcome, Run, Status
 from runstream.domain.usage import dollars
 from runstream.features.chat import ChatInput, ToolCall
@@ -67,7 +67,11 @@ class Output(BaseModel):
 
 
 class RunObject(BaseModel):
-    """A run. `output` is there once it has ended; where it did not complete, it holds what had come till then."""
+    """A run. `output` is there once it has ended; where it did not complete, it holds what had come till then.
+
+    `findings` are what guards found in it, once an attempt has ended; it is `flagged` where any is more than
+    `normalize`.
+    """
 
     id: str
     object: Literal["run"] = "run"
@@ -90,6 +94,8 @@ class RunObject(BaseModel):
     usage: UsageObject | None
     cost: str | None
     cached: bool
+    flagged: bool
+    findings: list[FindingObject]
     created_at: datetime
     started_at: datetime | None
     first_token_at: datetime | None
@@ -119,6 +125,8 @@ class RunObject(BaseModel):
             usage=UsageObject.of(run.usage),
             cost=dollars(run.cost),
             cached=run.cached,
+            flagged=run.flagged,
+            findings=[FindingObject(**finding) for finding in run.findings or ()],
             created_at=run.created_at,
             started_at=run.started_at,
             first_token_at=run.first_token_at,

@@ -14,16 +14,22 @@ the socket takes them).
     hang:N[:RATE]              says nothing after N tokens and keeps the connection open
     error:N[:RATE]             an error object in the stream after N tokens
     malformed:N[:RATE]         a chunk that is not JSON after N tokens
+    sentences:N[:RATE]         N sentences of three tokens: "This is s0. This is s1. " ...
     nofinish:N[:RATE]          ends after N tokens without a finish reason
     slow-headers:MS[:N[:RATE]] answers nothing at all for MS, then N tokens (default 10)
     status:CODE                refuses with that HTTP status (429 and 503 with Retry-After: 1)
     flaky:K:N[:RATE]           503 for the first K calls with this model and these messages, then as sim:N:RATE
 
+Of moderation, the model's name says too what happens; texts with `unsafe:CATEGORY` in them fall under that.
+
+    flags:WORD,...[:MS]        under `violence` too, where they have one of the words; each answer takes MS
+    hang    malformed    status:CODE    flaky:K    as above
+
 Any other name answers the last message in prose, at 40 tokens per second. `max_tokens`,
 `max_completion_tokens`, `stop` (`stop_sequences`), `stream` and `stream_options.include_usage` are honoured. Any key
 will do, as a bearer or in `x-api-key`, except `bad`.
 
-    POST /v1/chat/completions    POST /v1/messages    POST /v1/responses    GET /v1/models
+    POST /v1/chat/completions    POST /v1/messages    POST /v1/responses    POST /v1/moderations    GET /v1/models
     GET  /v1/responses/ID        an answer in the background, as it stands, or with ?stream=true&starting_after=N the
                                  rest of it; POST /v1/responses/ID/cancel stops it
     GET  /stats   {"calls": {model: count}, "open_streams": now, "closed_by_client": before their end,

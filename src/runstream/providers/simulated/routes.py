@@ -62,6 +62,13 @@ class Answering(Connection):
             case b"POST", b"/v1/responses":
                 _authenticate(request)
                 await self._complete(request, ResponsesAnswer)
+            case b"POST", b"/v1/moderations":
+                _authenticate(request)
+                try:
+                    asked = request.json("input")
+                except ValueError as error:
+                    raise Refused(400, str(error), "invalid_request_error") from None
+                self.json(await self._state.judge.answer(asked))
             case method, path if path.startswith(_KEPT):
                 _authenticate(request)
                 await self._answer_kept(method, path.removeprefix(_KEPT).split(b"/"), request.query)

@@ -68,6 +68,10 @@ def _reasoning(thoughts: float, count: float = 10, rate: float = 0) -> Script:
     return replace(_sim(first + count, rate), tokens=token)
 
 
+def _sentences(count: float, rate: float = 0) -> Script:
+    return replace(_sim(count * len(tokens.SENTENCE), rate), tokens=tokens.sentence)
+
+
 def _tools(words: float, count: float = 0, rate: float = 0) -> Script:
     before, size = int(count), int(words)
 
@@ -112,6 +116,7 @@ _KINDS: dict[str, Callable[..., Script]] = {
     "unicode": _unicode,
     "reasoning": _reasoning,
     "tools": _tools,
+    "sentences": _sentences,
     "big": _big,
     "cut": _ending("cut"),
     "hang": _ending("hang"),

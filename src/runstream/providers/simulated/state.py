@@ -5,6 +5,7 @@ from typing import Any
 
 from runstream.providers.simulated.calls import Calls
 from runstream.providers.simulated.http import Connection
+from runstream.providers.simulated.moderations import Judge
 from runstream.providers.simulated.responses import KeptAnswers
 
 
@@ -14,6 +15,7 @@ class State:
         self.calls: Counter[str] = Counter()
         self.record = Calls()
         self.kept = KeptAnswers()
+        self.judge = Judge()
         self.connections = 0
         self.failed: Counter[bytes] = Counter()
         self.answered = 0
@@ -23,6 +25,7 @@ class State:
     def stats(self) -> dict[str, Any]:
         return {
             "calls": dict(self.calls),
+            "moderations": len(self.judge.asked),
             "open_streams": self.open_streams,
             "closed_by_client": self.closed_by_client,
             "connections": self.connections,
@@ -33,6 +36,7 @@ class State:
         self.calls.clear()
         self.record = Calls()
         self.kept.forget()
+        self.judge = Judge()
         self.failed.clear()
         self.closed_by_client = self.connections = 0
 

@@ -39,6 +39,14 @@ def thought(index: int) -> Token:
     return {"reasoning_content": f"r{index} "}
 
 
+SENTENCE = ("This ", "is ", "s{}. ")
+
+
+def sentence(index: int) -> str:
+    number, part = divmod(index, len(SENTENCE))
+    return SENTENCE[part].format(number)
+
+
 def call_id(index: int) -> str:
     return f"call_{index}"
 

@@ -11,6 +11,7 @@ from sqlalchemy import (
     CTE,
     BigInteger,
     BindParameter,
+    ColumnElement,
     Numeric,
     Select,
     String,
@@ -57,6 +58,11 @@ _OWED = (
 _NEW_COST = case((runs.c.status == Status.RUNNING, _COST), else_=_OWED)
 _SPENT = func.coalesce(runs.c.cost + _NEW_COST, runs.c.cost, _NEW_COST)
 """What the run has cost: its attempts before, and the one that goes on or what the last one left unread."""
+_FINDINGS: dict[str, ColumnElement[Any]] = {
+    "findings": func.coalesce(bindparam("findings_now", type_=runs.c.findings.type), runs.c.findings),
+    "flagged": runs.c.flagged | bindparam("flagged_now", type_=runs.c.flagged.type),
+}
+"""Of the attempt that ends, or else of one before."""
 _CALL = (
     "call",
     "provider",
@@ -241,6 +247,7 @@ REQUEUE = _ending(
         available_at=func.now() + SECONDS,
         enqueued_at=func.now() + SECONDS,
         cost=_SPENT,
+        **_FINDINGS,
     )
 )
 END = _ending(
@@ -258,6 +265,7 @@ END = _ending(
         error=bindparam("run_error"),
         finish_reason=bindparam("finished_for"),
         cost=_SPENT,
+        **_FINDINGS,
         **_GENERATION,
     ),
     was=WAS,

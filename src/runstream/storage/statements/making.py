@@ -87,6 +87,7 @@ _RETRY = (
         enqueued_at=func.now(),
         usage_estimated=False,
         cached=False,
+        flagged=False,
         **dict.fromkeys(
             (
                 "output",
@@ -94,6 +95,7 @@ _RETRY = (
                 "tool_calls",
                 "transcript",
                 "error",
+                "findings",
                 "finish_reason",
                 "provider",
                 "provider_model",
