@@ -110,7 +110,7 @@ class GuardSettings(BaseModel):
     max_message_chars: Annotated[int, Field(ge=1)] | None = None
     max_input_chars: Annotated[int, Field(ge=1)] | None = None
     normalize: bool = True
-    patterns: dict[str, str] = {}
+    patterns: Annotated[dict[str, Annotated[str, Field(max_length=1000)]], Field(max_length=100)] = {}
     rules: dict[str, Literal["off", "flag", "strip", "refuse"]] = {}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 from redis.asyncio import Redis
 
+from runstream.connections import guards
 from runstream.counters.book import Book
 from runstream.domain.cursor import START
 from runstream.domain.ids import new_id
@@ -33,6 +34,7 @@ from runstream.providers.base import (
 from runstream.providers.keys import KeyRing
 from runstream.queue.enqueue import JobQueue
 from runstream.runs.execute import MOST_PARTS, Execute
+from runstream.settings import Settings
 from runstream.storage.database import connect
 from runstream.storage.leases import LeaseStore
 from runstream.storage.runs import RunStore
@@ -92,6 +94,7 @@ async def events_of(
             book=Book(redis, timeout=DEADLINE),
             write_loop=loop,
             gateway=Gateway(routes, {"p": Scripted(pieces)}, Timeouts(), prices, Circuits(), NO_LINES),
+            guards=guards(Settings(_env_file=None)),
             features=FEATURES,
             retry_delays=[1],
             max_output_chars=max_output_chars,

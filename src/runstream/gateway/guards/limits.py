@@ -17,19 +17,15 @@ class InputLimits:
     def check(self, prompt: Prompt) -> None:
         """Raises InvalidField."""
         if self.messages is not None and len(prompt.messages) > self.messages:
-            raise _too_much(f"There are {len(prompt.messages)} messages, and no more than {self.messages} may be sent.")
+            raise _too_much(f"There are {len(prompt.messages)} messages: send no more than {self.messages}.")
         if self.message_chars is None and self.input_chars is None:
             return
         lengths = [sum(map(len, texts(message))) for message in prompt.messages]
         for number, length in enumerate(lengths):
             if self.message_chars is not None and length > self.message_chars:
-                raise _too_much(
-                    f"messages.{number} has {length} characters, and no more than {self.message_chars} may be sent."
-                )
+                raise _too_much(f"messages.{number} has {length} characters: send no more than {self.message_chars}.")
         if self.input_chars is not None and sum(lengths) > self.input_chars:
-            raise _too_much(
-                f"The messages have {sum(lengths)} characters, no more than {self.input_chars} may be sent together."
-            )
+            raise _too_much(f"The messages have {sum(lengths)} characters: send no more than {self.input_chars}.")
 
 
 def _too_much(message: str) -> InvalidField:

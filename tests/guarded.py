@@ -1,0 +1,157 @@
+"""Runs through a worker's own parts in this process: real Postgres and Valkey, a simulated provider, guards as set."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
+from typing import Any
+
+import asyncpg
+from redis.asyncio import Redis
+
+from runstream.connections import guards
+from runstream.counters.book import Book
+from runstream.domain.cursor import START
+from runstream.domain.events import Event
+from runstream.domain.ids import new_id
+from runstream.domain.run import Request, Run
+from runstream.features.base import Feature
+from runstream.features.chat import Chat
+from runstream.gateway.circuits import Circuits
+from runstream.gateway.generate import Gateway
+from runstream.gateway.pricing import Prices
+from runstream.gateway.routes import Routes
+from runstream.providers.base import ProviderConfig, Timeouts
+from runstream.providers.openai_chat import OpenAIChat
+from runstream.providers.simulated import Simulator
+from runstream.queue.enqueue import JobQueue
+from runstream.runs.execute import Execute
+from runstream.settings import GuardSettings, ModerationSettings, Settings
+from runstream.storage.database import connect
+from runstream.storage.leases import LeaseStore
+from runstream.storage.runs import RunStore
+from runstream.stream.log import TokenLog
+from runstream.stream.writer import WriteLoop
+
+DEADLINE = 60
+WORKER = "wrk_1"
+TENANT = "acme"
+
+
+class LetsPass(Chat):
+    """A chat that goes on where moderation cannot answer."""
+
+    name = "lets_pass"
+    moderation_required = False
+
+
+FEATURES: Mapping[str, Feature] = {feature.name: feature for feature in (Chat(), LetsPass())}
+
+
+class Guarded:
+    """`async with guarded(...) as worker: run, events = await worker.run(...)`."""
+
+    def __init__(self, execute: Execute, store: RunStore, log: TokenLog, simulator: Simulator, url: str) -> None:
+        self.execute = execute
+        self.store = store
+        self.log = log
+        self.simulator = simulator
+        self._url = url
+
+    async def run(
+        self, *said: Any, model: str = "sim:3", feature: str = "chat", attempts: int = 1, messages: Any = None
+    ) -> tuple[Run, list[Event]]:
+        """A run of these messages of a user, once its attempt is over; and all that any reader of it was sent."""
+        run_id = await self.create(*said, model=model, feature=feature, attempts=attempts, messages=messages)
+        async with asyncio.timeout(DEADLINE):
+            await self.execute(run_id)
+        return await self.get(run_id), await self.events(run_id)
+
+    async def create(
+        self, *said: Any, model: str, feature: str = "chat", attempts: int = 1, messages: Any = None
+    ) -> str:
+        run_id = new_id("run")
+        asked = messages or [{"role": "user", "content": content} for content in said]
+        request = Request(feature, "1", model, {"messages": asked}, {})
+        await self.store.insert(run_id, tenant=TENANT, user="ada", request=request, queue="q", max_attempts=attempts)
+        return run_id
+
+    async def get(self, run_id: str) -> Run:
+        run = await self.store.get(TENANT, run_id)
+        assert run is not None
+        return run
+
+    async def events(self, run_id: str) -> list[Event]:
+        entries, _ = await self.log.read(run_id, START, most=10_000)
+        return [entry.event() for entry in entries]
+
+    async def ledger(self, run_id: str) -> list[asyncpg.Record]:
+        connection = await asyncpg.connect(self._url, timeout=DEADLINE)
+        try:
+            return await connection.fetch("select * from ledger where run_id = $1", run_id)
+        finally:
+            await connection.close()
+
+    @property
+    def asked(self) -> list[str]:
+        """The last message of each call that the provider had."""
+        return [call["asked"] for call in self.simulator.record.told()["calls"]]
+
+    @property
+    def judged(self) -> list[Sequence[Any]]:
+        """The inputs of each call for moderation."""
+        return list(self.simulator.judge.asked)
+
+
+@asynccontextmanager
+async def guarded(
+    database_url: str,
+    redis_url: str,
+    *,
+    rules: Mapping[str, Any] | None = None,
+    moderation: str | None = None,
+    **moderated: Any,
+) -> AsyncIterator[Guarded]:
+    """`rules` are RUNSTREAM_GUARDS, `moderation` is the model that judges, and `moderated` the rest of its settings."""
+    connection = await asyncpg.connect(database_url, timeout=DEADLINE)
+    await connection.execute("insert into tenants (id) values ($1) on conflict do nothing", TENANT)
+    await connection.close()
+    engine = connect(database_url, pool_size=2, timeout=DEADLINE)
+    store = RunStore(engine)
+    async with Redis.from_url(redis_url) as redis, Simulator() as simulator:
+        judge = None
+        if moderation is not None:
+            judge = ModerationSettings(base_url=simulator.url, api_keys=["k"], model=moderation, **moderated)
+        settings = Settings(_env_file=None, guards=GuardSettings(**(rules or {})), moderation=judge)
+        log = TokenLog(redis, timeout=DEADLINE, ttl=60, ended_ttl=60)
+        loop = WriteLoop(log)
+        sending = asyncio.create_task(loop.run())
+        async with (
+            aclosing(OpenAIChat(ProviderConfig("p", "openai", simulator.url, ("k",)))) as provider,
+            aclosing(guards(settings)) as guard,
+        ):
+            gateway = Gateway(
+                Routes({"*": ["p/*"]}, ["p"]), {"p": provider}, Timeouts(), Prices({"p": "http://p"}, {}), Circuits()
+            )
+            execute = Execute(
+                worker=WORKER,
+                store=store,
+                jobs=JobQueue(redis, timeout=DEADLINE),
+                book=Book(redis, timeout=DEADLINE),
+                write_loop=loop,
+                gateway=gateway,
+                guards=guard,
+                features=FEATURES,
+                retry_delays=[0],
+                max_output_chars=100_000,
+            )
+            try:
+                await LeaseStore(engine).renew(WORKER, "host", 60)
+                yield Guarded(execute, store, log, simulator, database_url)
+            finally:
+                sending.cancel()
+                with suppress(asyncio.CancelledError):
+                    await sending
+                await log.aclose()
+                await engine.dispose()
