@@ -34,6 +34,7 @@ MODELS = {
     "unicode:*": ["local/*"],
     "reasoning:*": ["local/*"],
     "tools:*": ["local/*"],
+    "sentences:*": ["local/*"],
     "big:*": ["local/*"],
     "cut:*": ["local/*"],
     "hang:*": ["local/*"],
