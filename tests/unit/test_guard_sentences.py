@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 
 import pytest
 from hypothesis import given, settings
@@ -61,6 +62,36 @@ def test_ends_are_the_same_however_the_text_is_cut(text: str, data: st.DataObjec
     assert ends == list(Sentences().ends(text))
 
 
+@asynccontextmanager
+async def screened(found: list[Finding]) -> AsyncIterator[Screen]:
+    """A screen that lets nothing pass that says `bad`."""
+    async with Simulator() as simulator:
+        server = Moderations(ProviderConfig("judge", "openai", simulator.url, ("k",)), "flags:bad")
+        async with aclosing(Moderation(server, timeout=20)) as moderation:
+            yield Screen(moderation, required=True, found=found.append)
+
+
+@pytest.mark.parametrize("between", [[], [ReasoningDelta("So. ")], [ToolCallDelta(0, "c", "f", "{}")]])
+@pytest.mark.parametrize("first", ["ba", "x" * (LONGEST - 2) + "ba"])
+async def test_what_stands_where_a_sentence_was_broken_is_judged_whole(between: list[Piece], first: str) -> None:
+    async with screened([]) as screen:
+        pieces = [Opened("r"), TextDelta(first), *between, TextDelta("d. "), Finished("stop")]
+        _, raised = await passed(screen, pieces, None)
+    assert raised is ContentBlocked
+
+
+async def test_what_is_said_is_shown_when_something_of_another_kind_begins() -> None:
+    """And not only when that ends, which may take long."""
+
+    async def rest() -> AsyncIterator[Piece]:
+        yield TextDelta("Let me look")
+        yield ToolCallDelta(0, "c", "f", "{")
+        await asyncio.get_running_loop().create_future()
+
+    async with asyncio.timeout(20), screened([]) as screen, aclosing(screen.pieces([Opened("r")], rest())) as clean:
+        assert [await anext(clean), await anext(clean)] == [Opened("r"), TextDelta("Let me look")]
+
+
 WORDS = st.sampled_from(["word ", "end. ", "3.14 ", "bad ", "ba", "d. ", "\n", "。", "", "x" * (LONGEST - 1)])
 PIECES = st.lists(
     st.builds(TextDelta, WORDS)
@@ -77,11 +108,8 @@ async def test_all_that_is_shown_was_judged_clean_and_all_that_is_clean_is_shown
 ) -> None:
     found: list[Finding] = []
     given = [Opened("r"), *pieces, *([] if failure else [Finished("stop")])]
-    async with Simulator() as simulator:
-        server = Moderations(ProviderConfig("judge", "openai", simulator.url, ("k",)), "flags:bad")
-        async with aclosing(Moderation(server, timeout=20)) as moderation:
-            screen = Screen(moderation, required=True, found=found.append)
-            shown, raised = await passed(screen, given, failure)
+    async with screened(found) as screen:
+        shown, raised = await passed(screen, given, failure)
     said, kept = by_source(pieces), by_source(shown)
     assert all("bad" not in text for text in kept.values())
     assert all(said[source].startswith(text) for source, text in kept.items())

@@ -49,10 +49,10 @@ class Folded:
 
     def __init__(self, text: str) -> None:
         self._original = text
-        self._table = {
-            ord(letter): _seen(letter) for letter in set(text) if not (letter.isascii() and letter.isprintable())
-        }
-        self.text = text.translate(self._table) if self._table else text
+        self._table = _ASCII
+        if not text.isascii():
+            self._table = _ASCII | {ord(letter): _seen(letter) for letter in set(text)}
+        self.text = text.translate(self._table)
 
     def original(self, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         """The places in the text itself that these are in the folded one."""
@@ -69,3 +69,7 @@ def _seen(letter: str) -> str:
         return chr(ord(letter) - _TAGS.start + 0x20)
     plain = unicodedata.normalize("NFKD", letter)
     return "".join(_LOOKALIKES.get(part, part) for part in plain if unicodedata.category(part) not in _UNSEEN)
+
+
+_ASCII = {number: _seen(chr(number)) for number in (*range(0x20), 0x7F)}
+"""The controls among ASCII; all else in it is what it looks like."""
