@@ -15,12 +15,13 @@ from runstream.domain.usage import Rates
 from runstream.gateway.guards.limits import InputLimits
 from runstream.gateway.routes import Routes, TargetConfig
 from runstream.providers.base import ProviderConfig, Timeouts
-from runstream.settings import ModelSettings, Settings, TargetSettings
+from runstream.settings import ModelSettings, ModerationSettings, Settings, TargetSettings
 from runstream.stream.log import TokenLog
 
 if TYPE_CHECKING:
     from runstream.gateway.guards.guards import Guards
     from runstream.gateway.pricing import Prices
+    from runstream.providers.moderations import Moderations
 
 
 class _ClosedIsLost(AbstractConnection):
@@ -122,17 +123,21 @@ def guards(settings: Settings) -> Guards:
     from runstream.gateway.guards.input import InputGuard
     from runstream.gateway.guards.moderation import Moderation
     from runstream.gateway.guards.rules import Rules
-    from runstream.providers.moderations import Moderations
 
-    given, moderation = settings.moderation, None
-    if given is not None:
-        keys = tuple(key.get_secret_value() for key in given.api_keys)
-        config = ProviderConfig("moderation", "openai", given.base_url, keys)
-        moderation = Moderation(Moderations(config, given.model), timeout=given.timeout)
+    given = settings.moderation
+    moderation = Moderation(moderations(given), timeout=given.timeout) if given is not None else None
     rules = Rules(settings.guards.rules, settings.guards.patterns)
     of_input = moderation if given is not None and given.input else None
     of_output = given is not None and given.output
     return Guards(InputGuard(rules, normalize=settings.guards.normalize, moderation=of_input), moderation, of_output)
+
+
+def moderations(given: ModerationSettings) -> Moderations:
+    """Raises ConfigurationError."""
+    from runstream.providers.moderations import Moderations
+
+    keys = tuple(key.get_secret_value() for key in given.api_keys)
+    return Moderations(ProviderConfig("moderation", "openai", given.base_url, keys), given.model)
 
 
 def timeouts(settings: Settings) -> Timeouts:

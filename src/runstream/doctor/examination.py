@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from runstream.doctor.configuration import check_configuration
 from runstream.doctor.database import check_database, check_migrations
 from runstream.doctor.finding import Finding, Mark
+from runstream.doctor.moderation import check_moderation
 from runstream.doctor.providers import check_provider
 from runstream.doctor.redis import check_redis
 from runstream.domain.errors import RunstreamError
@@ -41,6 +42,8 @@ def _checks(settings: Settings, refused: Sequence[str]) -> Iterator[tuple[str, C
     yield "redis", check_redis(settings)
     for name in settings.providers:
         yield "provider", check_provider(settings, name)
+    if settings.moderation is not None:
+        yield "moderation", check_moderation(settings.moderation)
 
 
 async def _bounded(part: str, check: Check) -> Sequence[Finding]:
