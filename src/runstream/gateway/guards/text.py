@@ -13,6 +13,8 @@ FLOOD = r"\p{M}{31,}"
 _flood = Search(FLOOD)
 _UNSEEN = frozenset({"Cc", "Cf", "Mn", "Mc", "Me"})
 """Categories of what changes no letter for another: controls, formats, marks."""
+_FILLERS = frozenset("\u115f\u1160")
+"""Letters of Hangul that are not seen; its other two are compatible forms of these."""
 _TAGS = range(0xE0020, 0xE007F)
 """An invisible copy of ASCII, which models read all the same."""
 _KEPT = frozenset("\t\n\r")
@@ -68,7 +70,8 @@ def _seen(letter: str) -> str:
     if ord(letter) in _TAGS:
         return chr(ord(letter) - _TAGS.start + 0x20)
     plain = unicodedata.normalize("NFKD", letter)
-    return "".join(_LOOKALIKES.get(part, part) for part in plain if unicodedata.category(part) not in _UNSEEN)
+    seen = (part for part in plain if unicodedata.category(part) not in _UNSEEN and part not in _FILLERS)
+    return "".join(_LOOKALIKES.get(part, part) for part in seen)
 
 
 _ASCII = {number: _seen(chr(number)) for number in (*range(0x20), 0x7F)}
