@@ -21,7 +21,7 @@ from runstream.features.chat import Chat
 from runstream.gateway.circuits import Circuits
 from runstream.gateway.generate import Gateway
 from runstream.gateway.pricing import Prices
-from runstream.gateway.routes import Routes
+from runstream.gateway.routes import Routes, TargetConfig
 from runstream.providers.base import ProviderConfig, Timeouts
 from runstream.providers.openai_chat import OpenAIChat
 from runstream.providers.simulated import Simulator
@@ -131,9 +131,8 @@ async def guarded(
             aclosing(OpenAIChat(ProviderConfig("p", "openai", simulator.url, ("k",)))) as provider,
             aclosing(guards(settings)) as guard,
         ):
-            gateway = Gateway(
-                Routes({"*": ["p/*"]}, ["p"]), {"p": provider}, Timeouts(), Prices({"p": "http://p"}, {}), Circuits()
-            )
+            routes, prices = Routes({"*": [TargetConfig("p/*")]}, ["p"]), Prices({"p": "http://p"}, {})
+            gateway = Gateway(routes, {"p": provider}, Timeouts(), prices, Circuits())
             execute = Execute(
                 worker=WORKER,
                 store=store,

@@ -160,25 +160,24 @@ class Execute:
                 FIRST_TOKEN.observe(time.monotonic() - began)
             try:
                 if attempt.screen is None:
-                    done = await self._pass_on(attempt, answer.head, answer.rest)
+                    await self._pass_on(attempt, answer.head, answer.rest)
                 else:
                     async with aclosing(attempt.screen.pieces(answer.head, answer.rest)) as clean:
-                        done = await self._pass_on(attempt, (), clean)
+                        await self._pass_on(attempt, (), clean)
             except ProviderError as error:  # to be known before the call is left
                 attempt.failure = error
                 raise
-            if not done and attempt.finish_reason is None:
+            if attempt.finish_reason is None:
                 raise ProviderProtocolError("The provider's answer ended without a finish reason.")
 
-    async def _pass_on(self, attempt: Attempt, head: Sequence[Piece], rest: AsyncIterator[Piece]) -> bool:
-        """Whether the model has said as much as it may."""
+    async def _pass_on(self, attempt: Attempt, head: Sequence[Piece], rest: AsyncIterator[Piece]) -> None:
+        """Take in what the model says, as much as it may say."""
         for piece in head:
             if self._take(attempt, piece):
-                return True
+                return
         async for piece in rest:
             if self._take(attempt, piece):
-                return True
-        return False
+                return
 
     def _take(self, attempt: Attempt, piece: Piece) -> bool:
         """Take in what the model said; whether the rest is not wanted."""
