@@ -20,6 +20,7 @@ from runstream.features.base import Feature
 from runstream.features.chat import Chat
 from runstream.gateway.circuits import Circuits
 from runstream.gateway.generate import Gateway
+from runstream.gateway.lines import Lines
 from runstream.gateway.pricing import Prices
 from runstream.gateway.routes import Routes, TargetConfig
 from runstream.providers.base import ProviderConfig, Timeouts
@@ -132,7 +133,8 @@ async def guarded(
             aclosing(guards(settings)) as guard,
         ):
             routes, prices = Routes({"*": [TargetConfig("p/*")]}, ["p"]), Prices({"p": "http://p"}, {})
-            gateway = Gateway(routes, {"p": provider}, Timeouts(), prices, Circuits())
+            lines = Lines({}, wait=0, reserved_output=0)
+            gateway = Gateway(routes, {"p": provider}, Timeouts(), prices, Circuits(), lines)
             execute = Execute(
                 worker=WORKER,
                 store=store,
