@@ -260,7 +260,7 @@ async def test_an_answer_whose_worker_died_before_it_wrote_down_its_id_is_asked_
             await worker(stack)
         assert viewer.restarts == [LOST]
         assert viewer.text == words(WORDS)
-        assert await ledger(stack, run_id) == [(2, WORDS, False)]
+        assert await ledger(stack, run_id) == [(1, 0, True), (2, WORDS, False)]
     assert len(asked(stack, model)) == 2
 
 

@@ -50,6 +50,7 @@ class Asker:
 
     def __init__(self) -> None:
         self.tried: list[str] = []
+        self.failures: list[ProviderError] = []
 
     def trying(self, target: Target, _: KeptAnswer | None) -> None:
         self.tried.append(target.provider)
@@ -59,6 +60,9 @@ class Asker:
 
     def keep(self) -> bool:
         return self.kept
+
+    def failed(self, error: ProviderError) -> None:
+        self.failures.append(error)
 
     def not_resumed(self, error: ProviderError) -> None:
         raise AssertionError("nothing was to be resumed") from error

@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 
 from runstream.counters.turns import Coming, Leave, Rate, Turns
-from runstream.domain.errors import ProviderBusy, ProviderTimeout
+from runstream.domain.errors import ProviderBusy, ProviderError, ProviderTimeout
 from runstream.domain.prompt import Prompt
 from runstream.domain.run import KeptAnswer
 from runstream.domain.usage import Usage
@@ -58,6 +58,8 @@ class Asker:
 
     def keep(self) -> bool:
         return False
+
+    def failed(self, error: ProviderError) -> None: ...
 
     def not_resumed(self, error: Exception) -> None:
         raise AssertionError("nothing was to be resumed") from error

@@ -177,7 +177,7 @@ class Worker:
             queue=QUEUE,
             interval=1,
             steady=lambda: True,
-            call_unseen=lambda run, usage: ProviderCall("local", run.model, usage),
+            call_unseen=lambda run, usage, _=None: ProviderCall("local", run.model, usage),
         )
 
 

@@ -17,11 +17,14 @@ import pytest
 
 from caller import Caller, words
 from reliability import reading, rows, until_status
-from stack import MODELS, Stack
+from stack import MODELS, Stack, eventually
 
 PRICES = {"local/*": {"input": 1, "output": 10, "cached": 0.5}}
 """US dollars for a million tokens."""
-FALLBACK = {"fallback": ["local/status:503", "local/sim:7"]}
+FALLBACK = {
+    "fallback": ["local/status:503", "local/sim:7"],
+    "fallback-from-noise": ["local/malformed:0", "local/sim:7"],
+}
 DIMENSIONS = ("user", "feature", "model", "provider", "provider_model", "day")
 
 
@@ -87,6 +90,25 @@ async def test_a_target_that_was_fallen_back_from_is_in_the_ledger_as_a_call_tha
     assert Decimal(run["cost"]) == answered["cost"]
 
 
+async def test_a_target_that_failed_at_work_on_the_prompt_is_paid_for_reading_it(priced, caller):
+    run = await caller.ended(await caller.create("fallback-from-noise", prompt="one two three"))
+    broken, answered = await ledger(priced, caller)
+    assert (broken["provider_model"], broken["estimated"], broken["output_tokens"]) == ("malformed:0", True, 0)
+    assert broken["input_tokens"] == -(-len("one two three" + "user") // 4)
+    assert (answered["provider_model"], answered["estimated"]) == ("sim:7", False)
+    assert Decimal(run["cost"]) == broken["cost"] + answered["cost"]
+
+
+async def test_a_run_that_is_cancelled_before_the_first_token_is_paid_for_its_prompt(priced, caller):
+    run_id = await caller.create("hang:0", prompt="one two three")
+    await eventually(lambda: any(call["model"] == "hang:0" for call in priced.provider_calls()))
+    await caller.cancel(run_id)
+    await caller.ended(run_id)
+    (entry,) = await ledger(priced, caller)
+    tokens = -(-len("one two three" + "user") // 4), 0
+    assert (entry["input_tokens"], entry["output_tokens"], entry["estimated"]) == (*tokens, True)
+
+
 async def test_what_all_attempts_cost_is_what_the_run_costs(priced, caller):
     run = await caller.ended(await caller.create("cut:20", prompt="cut me"))
     entries = await ledger(priced, caller)
@@ -118,6 +140,7 @@ async def test_a_cancelled_run_is_paid_for(priced, caller):
 async def test_a_call_whose_worker_was_lost_is_paid_for_once_by_what_its_log_holds(make_stack):
     stack = make_stack(prices=json.dumps(PRICES))
     async with Caller.of(stack, "acme", "ada") as caller:
+        silent = await caller.create("hang:0", prompt="one two three")
         run_id = await caller.create("hang:40")
         async with reading(stack, caller, run_id) as viewer:
             await viewer.until(lambda viewer: viewer.text == words(40))
@@ -125,7 +148,15 @@ async def test_a_call_whose_worker_was_lost_is_paid_for_once_by_what_its_log_hol
             await asyncio.to_thread(stack.start_worker)
             await viewer.until(lambda viewer: viewer.attempt == 2 and viewer.text == words(40))
             await caller.cancel(run_id)
-        lost, stopped = await ledger(stack, caller)
+            await eventually(lambda: [call["model"] for call in stack.provider_calls()].count("hang:0") == 2)
+            await caller.cancel(silent)
+            await caller.ended(silent)
+        entries = await ledger(stack, caller)
+    asked = [entry for entry in entries if entry["run_id"] == silent]
+    assert [(entry["attempt"], entry["input_tokens"], entry["output_tokens"]) for entry in asked] == [
+        (attempt, -(-len("one two three" + "user") // 4), 0) for attempt in (1, 2)
+    ]
+    lost, stopped = (entry for entry in entries if entry["run_id"] == run_id)
     assert (lost["attempt"], stopped["attempt"]) == (1, 2)
     for entry in (lost, stopped):
         assert (entry["provider_model"], entry["output_tokens"]) == ("hang:40", -(-len(words(40)) // 4))

@@ -23,6 +23,7 @@
     └── ProviderError             502  what a provider did; kept as the run's error
         ├── ProviderUnavailable        could not be reached, 5xx, or overloaded
         ├── ProviderTimeout            connect, first token, idle or total time ran out
+        │   └── ProviderNotConnected       of these, the time to connect
         ├── ProviderRateLimited        429
         ├── ProviderBusy               its keys have no room within the time that a call may wait for its turn
         ├── ProviderRefused            4xx: asking again would not help
@@ -201,6 +202,8 @@ class ProviderError(RunstreamError):
 
     code = "provider_error"
     status = 502
+    worked: ClassVar[bool] = False
+    """Whether it may have read the prompt, and bill that, though it failed so before it said anything."""
 
 
 class ProviderUnavailable(ProviderError):
@@ -215,6 +218,13 @@ class ProviderTimeout(ProviderError):
 
     code = "provider_timeout"
     retryable = True
+    worked = True
+
+
+class ProviderNotConnected(ProviderTimeout):
+    """No connection to the provider could be made in time."""
+
+    worked = False
 
 
 class ProviderRateLimited(ProviderError):
@@ -242,6 +252,7 @@ class ProviderProtocolError(ProviderError):
 
     code = "provider_protocol_error"
     retryable = True
+    worked = True
 
 
 class ProviderAnswerLost(ProviderError):

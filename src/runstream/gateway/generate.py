@@ -1,6 +1,6 @@
 """Make a model call at the first target that answers."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -12,8 +12,6 @@ from runstream.domain.errors import (
     ProviderAnswerLost,
     ProviderError,
     ProviderProtocolError,
-    ProviderRateLimited,
-    ProviderRefused,
     ProviderTimeout,
     ProviderUnavailable,
 )
@@ -39,8 +37,6 @@ from runstream.providers.base import (
 _SAID = (TextDelta, ReasoningDelta, ToolCallDelta)
 _FAILURES = (ProviderUnavailable, ProviderTimeout, ProviderProtocolError)
 """What says of a target that it may fail the next call as well; a refusal, or a limit, says nothing of the target."""
-_NOTHING_TAKEN = (ProviderRefused, ProviderRateLimited, ProviderUnavailable)
-"""What a call takes no tokens by."""
 
 log = structlog.get_logger(__name__)
 
@@ -86,6 +82,10 @@ class Asking(Protocol):
         """Whether the answer that was left is to be read on by somebody."""
         ...
 
+    def failed(self, error: ProviderError) -> None:
+        """The target that is being tried has failed before it said anything."""
+        ...
+
     def not_resumed(self, error: ProviderError) -> None:
         """The answer that was to be resumed is not to be had: another one is asked for."""
         ...
@@ -109,12 +109,9 @@ class Gateway:
         self._lines = lines
         self._load = Load()
 
-    def calls(self, tried: Sequence[Target], usage: Usage | None) -> list[ProviderCall]:
-        """What the ledger keeps of the targets that were tried in turn, the last of which made this use."""
-        return [
-            self._prices.called(target, usage if number == len(tried) else None)
-            for number, target in enumerate(tried, 1)
-        ]
+    def calls(self, tried: Iterable[tuple[Target, Usage | None]]) -> list[ProviderCall]:
+        """What the ledger keeps of the targets that were tried in turn, each with the use that it made."""
+        return [self._prices.called(target, usage) for target, usage in tried]
 
     def call_unseen(self, run: Run, usage: Usage, answer: KeptAnswer | None = None) -> ProviderCall:
         """As `calls`, for a call of which only its result is known, and maybe what it could be read on by.
@@ -152,11 +149,12 @@ class Gateway:
         for target, kept in self._candidates(query, resume):
             if refused is not None:
                 log.warning("fallback", provider=target.provider, model=target.model, code=refused.code)
-            answered = False
+            asked = answered = False
             turn = self._lines.turn(None if kept else target.provider, query.tenant, prompt, patience)
             try:
                 await turn.wait()
                 asking.trying(target, kept)
+                asked = True
                 call = Call(target.model, prompt, kept.id if kept else None, asking.keep, turn.take_key)
                 with self._load.call(target) as under_way:
                     async with self._provider(target).stream(call, patience.rest_of(self._timeouts)) as pieces:
@@ -169,8 +167,9 @@ class Gateway:
             except ProviderError as error:
                 if isinstance(error, _FAILURES):
                     self._circuits.failed(target)
-                if not answered and isinstance(error, _NOTHING_TAKEN):
-                    turn.settle(0)
+                if asked and not answered:
+                    asking.failed(error)
+                    turn.settle(None if error.worked else 0)
                 if answered or asking.kept:
                     raise
                 if kept is not None:

@@ -19,7 +19,7 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
-from runstream.domain.errors import ProviderError, ProviderProtocolError, ProviderTimeout, ProviderUnavailable
+from runstream.domain.errors import ProviderError, ProviderNotConnected, ProviderProtocolError, ProviderUnavailable
 
 FAILURES = (httpx.HTTPError, aiohttp.ClientError, OSError)
 """What a request or a read may raise; `failure_of` names them."""
@@ -98,7 +98,7 @@ def failure_of(error: BaseException) -> ProviderError:
 
 
 _FAILURES: tuple[tuple[tuple[type[Exception], ...], type[ProviderError], str], ...] = (
-    ((aiohttp.ServerTimeoutError,), ProviderTimeout, "No connection to the provider could be made in time."),
+    ((aiohttp.ServerTimeoutError,), ProviderNotConnected, "No connection to the provider could be made in time."),
     ((aiohttp.ClientConnectorDNSError,), ProviderUnavailable, "The provider's host name does not resolve."),
     (
         (aiohttp.ClientConnectorSSLError, aiohttp.ClientConnectorCertificateError, ssl.SSLError),

@@ -50,6 +50,8 @@ class Attempt:
         self.writer = open_writer(lambda: self.stop(Stop.FENCED))
         self.stopped: Stop | None = None
         self.tried: list[Target] = []
+        self.bought: list[bool] = []
+        """Of each that was tried, whether it may bill something: it said something, or may have read the prompt."""
         self.answer = claim.resume
         """What the provider goes on with by itself, of the call that is made or that the attempt before made."""
         self.kept = claim.resume is not None
@@ -121,6 +123,7 @@ class Attempt:
 
     def trying(self, target: Target, resume: KeptAnswer | None) -> None:
         self.tried.append(target)
+        self.bought.append(True)
         self.answer, self.kept = resume, False
 
     def resumable(self, target: Target, name: str) -> None:
@@ -129,6 +132,9 @@ class Attempt:
             reached(Point.ANSWER_KNOWN)
             self.answer = KeptAnswer(target.provider, target.model, name)
             self._note.begin(self.answer)
+
+    def failed(self, error: ProviderError) -> None:
+        self.bought[-1] = error.worked
 
     def keep(self) -> bool:
         self.kept = self._keeps()

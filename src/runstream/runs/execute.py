@@ -317,17 +317,19 @@ class Execute:
         reached(Point.SETTLE_ANNOUNCED)
 
     def _generation(self, attempt: Attempt) -> Generation:
-        """What it came to; its usage estimated where the provider took the call on and did not say."""
+        """What it came to; its usage estimated where the provider may have worked and did not say how much."""
         characters = attempt.characters
         usage = attempt.usage
         if usage is None and attempt.screen and attempt.screen.finished:
             usage = attempt.screen.finished.usage
-        if usage is None and (characters or attempt.request_id or attempt.answer):
+        if usage is None and (attempt.bought[-1:] == [True] or attempt.answer):
             usage = estimate(attempt.claim.input, characters)
         owed = attempt.claim.resume and attempt.claim.resume.owed
         if usage and usage.estimated and owed and owed.usage and not attempt.begun_anew:
             usage = max(usage, owed.usage, key=lambda usage: usage.output_tokens)  # of what was read of it, or before
-        calls = self._gateway.calls(attempt.tried, usage)
+        read = estimate(attempt.claim.input, 0) if any(attempt.bought[:-1]) else None
+        usages = [read if bought else None for bought in attempt.bought[:-1]]
+        calls = self._gateway.calls(zip(attempt.tried, [*usages, usage], strict=False))
         if owed and (attempt.begun_anew or not calls):
             calls[:1] = [owed]
         target = attempt.tried[-1] if attempt.tried else None

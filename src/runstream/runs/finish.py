@@ -165,14 +165,17 @@ async def end_unwritten(
 
 
 def unseen(run: Run, characters: int, call: CallUnseen | None, kept: KeptAnswer | None = None) -> Generation:
-    """What is known of an attempt of which only so much that it said is left, and what its answer can be read on by."""
-    if kept is not None and call is not None:
-        usage = estimate(run.input or {}, characters)
-        return Generation(kept.provider, kept.model, usage=usage, calls=[call(run, usage, kept)], goes_on=kept)
-    if not characters:
+    """What is known of an attempt of which only so much that it said is left, and what its answer can be read on by.
+
+    One that goes on may have called its provider though it has said nothing yet, which bills the prompt.
+    """
+    if not characters and call is None:
         return UNKNOWN
     usage = estimate(run.input or {}, characters)
-    return Generation(usage=usage, calls=[call(run, usage)] if call else ())
+    calls = [call(run, usage, kept)] if call else ()
+    if kept is None:
+        return Generation(usage=usage, calls=calls)
+    return Generation(kept.provider, kept.model, usage=usage, calls=calls, goes_on=kept)
 
 
 def owing(generation: Generation) -> Generation:

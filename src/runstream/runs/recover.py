@@ -171,7 +171,7 @@ class Sweep:
             error = {"code": _REASON, "message": "Each attempt's worker was lost before it was done."}
             return await self._end(lapsed, Status.FAILED, error)
         generation = UNKNOWN
-        if (characters or lapsed.kept) and (run := await self._store.get(lapsed.tenant, lapsed.run_id)):
+        if run := await self._store.get(lapsed.tenant, lapsed.run_id):
             generation = owing(unseen(run, characters, self._call_unseen, lapsed.kept))
         taken = await self._store.requeue(
             lapsed.run_id,
