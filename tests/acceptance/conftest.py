@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,6 +15,7 @@ import httpx
 import pytest
 from playwright.async_api import Browser, BrowserContext, Playwright, async_playwright
 
+import npm
 from stack import Command, Stack
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -62,7 +60,7 @@ def _chromium(playwright: Playwright) -> str:
     if found := _installed_chromium(playwright):
         return found
     if os.geteuid() == 0 and shutil.which("apt-get"):
-        with _one_at_a_time("apt"):
+        with npm.one_at_a_time("apt"):
             for command in ("update", "install -y --no-install-recommends chromium"):
                 subprocess.run(["apt-get", *command.split()], capture_output=True, timeout=INSTALL_TIMEOUT, check=False)
     if found := _installed_chromium(playwright):
@@ -76,15 +74,6 @@ def _chromium(playwright: Playwright) -> str:
 def _installed_chromium(playwright: Playwright) -> str | None:
     candidates = [os.environ.get("RUNSTREAM_CHROMIUM"), *CHROMIUM_NAMES, playwright.chromium.executable_path]
     return next((path for name in candidates if name and (path := shutil.which(name))), None)
-
-
-@contextmanager
-def _one_at_a_time(name: str) -> Iterator[None]:
-    """Hold a lock against the other test processes of this machine."""
-    path = Path(tempfile.gettempdir(), f"runstream-test-{os.geteuid()}-{name}.lock")
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 class Network:
@@ -194,30 +183,10 @@ def command(stack: Stack, tmp_path: Path) -> Command:
 
 @pytest.fixture(scope="session")
 def node() -> str:
-    if found := shutil.which("node"):
-        return found
-    sentence = "The JavaScript clients' tests need Node >= 20 (`node` and `npm`) on the PATH."
-    if os.environ.get("CI"):
-        pytest.fail(sentence)
-    pytest.skip(sentence)
+    return npm.node()
 
 
 @pytest.fixture(scope="session")
 def npm_packages(node: str) -> Path:
-    """The directory in which the npm clients have been installed; kept from session to session."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "runstream-tests"
-    cache.mkdir(parents=True, exist_ok=True)
-    done = cache / "-".join(name.replace("/", "-") for name in NPM_PACKAGES)
-    with _one_at_a_time("npm"):
-        if not done.exists():
-            unfinished = tempfile.mkdtemp(dir=cache)
-            _npm_install(unfinished)
-            os.rename(unfinished, done)
-    return done
-
-
-def _npm_install(directory: str) -> None:
-    command = ["npm", "install", "--prefix", directory, "--no-audit", "--no-fund", "--ignore-scripts", *NPM_PACKAGES]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT, check=False)
-    if done.returncode:
-        pytest.fail(f"npm could not install {' and '.join(NPM_PACKAGES)}: {done.stderr.strip()}")
+    """The directory in which the npm clients have been installed."""
+    return npm.installed(*NPM_PACKAGES)

@@ -1,18 +1,15 @@
-"""Each protocol against a server that others wrote: what we take it to be may not rest on our own simulator alone."""
+"""Each protocol against servers that others wrote: what we take it to be may not rest on our own simulator alone."""
 
 import asyncio
 import json
-import subprocess
-import sys
+import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 from llmock.simulation import estimate_tokens
 
+from foreign import Foreign, aimock, llmock
 from runstream.domain.errors import (
     ProviderError,
     ProviderProtocolError,
@@ -22,7 +19,6 @@ from runstream.domain.errors import (
     ProviderUnavailable,
 )
 from runstream.domain.prompt import Prompt
-from runstream.embedded.port import free_port
 from runstream.providers.base import (
     Call,
     Finished,
@@ -30,14 +26,15 @@ from runstream.providers.base import (
     Piece,
     Provider,
     ProviderConfig,
+    ReasoningDelta,
     TextDelta,
     Timeouts,
     ToolCallDelta,
 )
 from runstream.providers.registry import build
 
-PATHS = {"anthropic": "/anthropic/v1", "openai": "/v1", "openai-responses": "/v1"}
 WITHOUT_STOP = {"openai-responses"}
+MODEL = "m-1"
 PATIENT = Timeouts(connect=10, first_token=20, idle=20, total=30)
 TEXT = "The “quick” brown fox\njumps  over the naïve 🙂 dog, and \\ that is the whole of it."
 BEGINNING = "The “quick” "
@@ -46,51 +43,35 @@ TOOL = {
     "type": "function",
     "function": {"name": "look", "parameters": {"type": "object", "properties": {"where": {"type": "string"}}}},
 }
+SERVERS = {"aimock": aimock, "llmock": llmock}
+TOKENS = {"aimock": len(TEXT), "llmock": estimate_tokens(TEXT)}
+"""What each reports of TEXT."""
+THOUGHTS = {"aimock": {"reasoning": "Let me think.\nWell."}, "llmock": {}}
+"""The latter has no reasoning."""
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    port = free_port()
-    command = [str(Path(sys.executable).with_name("llmock")), "serve", "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        transport = httpx.HTTPTransport(retries=12)  # half a second, doubled each time
-        with httpx.Client(transport=transport, base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
-            client.get("/health").raise_for_status()
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
+@pytest.fixture(scope="module", params=sorted(SERVERS))
+def server(request: pytest.FixtureRequest) -> Iterator[Foreign]:
+    with SERVERS[request.param]() as server:
+        yield server
 
 
-@pytest.fixture(params=sorted(PATHS))
+@pytest.fixture
+def foreign(server: Foreign) -> Foreign:
+    server.reset()
+    return server
+
+
+@pytest.fixture(params=sorted(Foreign.KINDS))
 def protocol(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture
-async def provider(protocol: str, server: str) -> AsyncIterator[Provider]:
-    provider = build(ProviderConfig("foreign", protocol, server + PATHS[protocol], ("some-key",)))
+async def provider(protocol: str, foreign: Foreign) -> AsyncIterator[Provider]:
+    provider = build(ProviderConfig("foreign", protocol, foreign.base_url(protocol), ("some-key",)))
     yield provider
     await provider.aclose()
-
-
-@dataclass
-class Foreign:
-    """What the server is told to do with the calls to come, in order."""
-
-    client: httpx.AsyncClient
-
-    async def will(self, what: str, **fields: Any) -> None:
-        answer = await self.client.post("/_llmock/scenario", json={"behaviors": [{"type": what, **fields}]})
-        answer.raise_for_status()
-
-
-@pytest.fixture
-async def foreign(server: str) -> AsyncIterator[Foreign]:
-    async with httpx.AsyncClient(base_url=server, trust_env=False) as client:
-        (await client.post("/_llmock/reset")).raise_for_status()
-        yield Foreign(client)
 
 
 @dataclass
@@ -112,7 +93,7 @@ class Heard:
 async def hear(provider: Provider, prompt: Prompt | None = None, timeouts: Timeouts = PATIENT) -> Heard:
     heard = Heard()
     try:
-        async with asyncio.timeout(20), provider.stream(Call("m-1", prompt or Prompt([USER])), timeouts) as pieces:
+        async with asyncio.timeout(20), provider.stream(Call(MODEL, prompt or Prompt([USER])), timeouts) as pieces:
             async for piece in pieces:
                 heard.pieces.append(piece)
     except ProviderError as error:
@@ -121,33 +102,26 @@ async def hear(provider: Provider, prompt: Prompt | None = None, timeouts: Timeo
 
 
 async def test_an_answer_comes_whole_and_counted(provider: Provider, foreign: Foreign) -> None:
-    await foreign.will("reply", text=TEXT)
+    foreign.will(MODEL, foreign.reply(TEXT))
     heard = await hear(provider)
     assert isinstance(heard.pieces[0], Opened)
     assert heard.text == TEXT
-    assert (heard.finished.reason, heard.finished.model) == ("stop", "m-1")
+    assert (heard.finished.reason, heard.finished.model) == ("stop", MODEL)
     assert heard.finished.usage is not None
-    assert heard.finished.usage.output_tokens == estimate_tokens(TEXT)
+    assert heard.finished.usage.output_tokens == TOKENS[foreign.name]
     assert heard.finished.usage.input_tokens > 0
 
 
-async def test_an_answer_that_nobody_scripted_comes_too(provider: Provider, foreign: Foreign) -> None:
-    heard = await hear(provider)
-    assert heard.text
-    assert heard.finished.reason == "stop"
-
-
-@pytest.mark.parametrize("reason", ["length", "content_filter"])
-async def test_the_reason_is_told_in_one_way(protocol: str, provider: Provider, foreign: Foreign, reason: str) -> None:
-    if (protocol, reason) == ("openai-responses", "content_filter"):
-        pytest.skip("This server has no such end in that protocol.")
-    await foreign.will("reply", text=TEXT, finish_reason=reason)
-    assert (await hear(provider)).finished.reason == reason
+async def test_the_reason_is_told_in_one_way(protocol: str, provider: Provider, foreign: Foreign) -> None:
+    for reason in ["length", "content_filter"][: 1 if protocol == "openai-responses" else 2]:
+        foreign.reset()
+        foreign.will(MODEL, foreign.reply(TEXT, finish_reason=reason))
+        assert (await hear(provider)).finished.reason == reason
 
 
 async def test_tool_calls_come_whole(provider: Provider, foreign: Foreign) -> None:
     asked = [{"name": "look", "arguments": {"where": "under the naïve 🙂 dog"}}, {"name": "look", "arguments": {}}]
-    await foreign.will("reply", text="Let me see.", tool_calls=asked)
+    foreign.will(MODEL, foreign.calls("Let me see.", asked))
     heard = await hear(provider, Prompt([USER], tools=[TOOL], tool_choice="auto"))
     assert heard.text == "Let me see."
     assert heard.finished.reason == "tool_calls"
@@ -169,7 +143,7 @@ async def test_a_whole_conversation_is_taken(protocol: str, provider: Provider, 
         {"role": "assistant", "content": "A dog."},
         USER,
     ]
-    await foreign.will("reply", text=TEXT)
+    foreign.will(MODEL, foreign.reply(TEXT))
     stop = None if protocol in WITHOUT_STOP else ["END"]
     prompt = Prompt(messages, tools=[TOOL], temperature=1.5, max_output_tokens=100, stop=stop)
     assert (await hear(provider, prompt)).text == TEXT
@@ -192,7 +166,7 @@ async def test_a_whole_conversation_is_taken(protocol: str, provider: Provider, 
 async def test_a_refusal_is_told_by_its_status_with_its_message(
     provider: Provider, foreign: Foreign, status: int, kind: type[ProviderError]
 ) -> None:
-    await foreign.will("fail", status=status, message="Not now, dear.")
+    foreign.will(MODEL, foreign.refusal(status, "Not now, dear."), foreign.reply(TEXT))
     heard = await hear(provider)
     assert heard.pieces == []
     assert type(heard.error) is kind
@@ -201,40 +175,58 @@ async def test_a_refusal_is_told_by_its_status_with_its_message(
 
 
 async def test_a_rate_limit_carries_the_time_to_wait(provider: Provider, foreign: Foreign) -> None:
-    await foreign.will("fail", status=429, retry_after=2.5)
+    foreign.will(MODEL, foreign.refusal(429, "Not now, dear.", retry_after=3))
     heard = await hear(provider)
     assert heard.error is not None
-    assert heard.error.retry_after == 2.5
+    assert heard.error.retry_after == 3
 
 
-@pytest.mark.parametrize(
-    ("fault", "kind", "message"),
-    [
-        ("disconnect", ProviderProtocolError, "broke off"),
-        ("truncate", ProviderProtocolError, "without a finish reason"),
-        ("malformed", ProviderProtocolError, "not JSON"),
-        ("stall", ProviderTimeout, "silent for 0.5 s"),
-    ],
-)
+BREAKS = {
+    "aimock": {
+        "disconnect": (ProviderProtocolError, "broke off", BEGINNING),
+        "malformed": (ProviderProtocolError, "not JSON", ""),
+        "stall": (ProviderTimeout, "within 1 s|silent for 0.5 s", ""),
+        "drop": (ProviderUnavailable, "answered 500", ""),
+        "vanish": (ProviderUnavailable, "closed the connection before it answered", ""),
+    },
+    "llmock": {
+        "disconnect": (ProviderProtocolError, "broke off", BEGINNING),
+        "truncate": (ProviderProtocolError, "without a finish reason", BEGINNING),
+        "malformed": (ProviderProtocolError, "not JSON", BEGINNING),
+        "stall": (ProviderTimeout, "silent for 0.5 s", BEGINNING),
+    },
+}
+"""What each server can do to a stream: the error, and what came before it."""
+
+
 async def test_a_stream_that_breaks_gives_the_text_before_it_and_then_the_error(
-    provider: Provider, foreign: Foreign, fault: str, kind: type[ProviderError], message: str
+    provider: Provider, foreign: Foreign
 ) -> None:
-    await foreign.will("reply", text=TEXT)
-    await foreign.will("stream_fault", kind=fault, after_chunks=6)
-    heard = await hear(provider, timeouts=replace(PATIENT, idle=0.5))
-    assert TEXT.startswith(heard.text)
-    assert BEGINNING in heard.text
-    assert len(heard.text) < len(TEXT)
-    assert type(heard.error) is kind
-    assert message in heard.error.message
+    for fault, (kind, message, before) in BREAKS[foreign.name].items():
+        foreign.reset()
+        foreign.will(MODEL, foreign.broken(TEXT, fault, after=7))
+        heard = await hear(provider, timeouts=replace(PATIENT, first_token=1, idle=0.5))
+        assert TEXT.startswith(heard.text)
+        assert before in heard.text
+        assert len(heard.text) < len(TEXT)
+        assert type(heard.error) is kind
+        assert re.search(message, heard.error.message)
+
+
+async def test_reasoning_is_told_apart_from_the_text(foreign: Foreign, provider: Provider) -> None:
+    foreign.will(MODEL, foreign.reply(TEXT, **THOUGHTS[foreign.name]))
+    heard = await hear(provider)
+    thought = "".join(piece.text for piece in heard.pieces if isinstance(piece, ReasoningDelta))
+    assert (thought, heard.text) == (THOUGHTS[foreign.name].get("reasoning", ""), TEXT)
 
 
 async def test_a_first_token_that_is_late_is_told(provider: Provider, foreign: Foreign) -> None:
-    await foreign.will("slow_first_token", seconds=30)
+    foreign.will(MODEL, foreign.late(TEXT))
     heard = await hear(provider, timeouts=replace(PATIENT, first_token=0.5))
     assert isinstance(heard.error, ProviderTimeout)
     assert "No first token" in heard.error.message
 
 
 async def test_models_are_listed(provider: Provider, foreign: Foreign) -> None:
-    assert len(await provider.models()) > 3
+    foreign.will(MODEL, foreign.reply(TEXT))
+    assert await provider.models()
