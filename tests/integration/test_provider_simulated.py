@@ -345,3 +345,40 @@ async def test_a_response_is_asked_for_as_the_real_server_takes_it(
     asked = {"model": "sim:3", "input": MESSAGES}
     assert (await client.post("/responses", json=asked)).status_code == 200
     assert (await client.post("/responses", json=asked | fields)).status_code == 400
+
+
+async def test_words_say_by_the_number_on_record_which_call_they_are_of(
+    client: httpx.AsyncClient, simulator: Simulator
+) -> None:
+    texts = [text_of(await chunks(client, "sim:2:0@mine")) for _ in range(2)]
+    numbers = [call["number"] for call in simulator.record.told()["calls"]]
+    assert texts == [f"w0@{number} w1@{number} " for number in numbers]
+    assert len(set(numbers)) == 2
+    assert simulator.stats()["tokens"] == {"input": 6, "output": 4}
+
+
+async def test_an_answer_of_any_kind_may_end_as_another_one_does(
+    client: httpx.AsyncClient, simulator: Simulator
+) -> None:
+    number = simulator.answered + 1
+    response = await ask(client, "tools:4+nofinish:4@mine", stream=True)
+    sent = [json.loads(line.removeprefix("data: ")) for line in response.text.split("\n\n") if line]
+    pieces = [piece["function"]["arguments"] for delta in deltas(sent) for piece in delta["tool_calls"]]
+    assert "".join(pieces) == f'{{"text":"w0@{number} w1@{number} '
+
+
+async def test_a_refusal_says_when_to_come_again_if_it_is_told_to(client: httpx.AsyncClient) -> None:
+    said = [(await ask(client, model)).headers.get("retry-after") for model in ("status:429", "status:500:7")]
+    assert said == ["1", "7"]
+    assert "retry-after" not in (await ask(client, "status:429:0")).headers
+    for key, retry_after in (("limited", "1"), ("limited-unsaid", None)):
+        answer = await client.get("/models", headers={"Authorization": f"Bearer {key}"})
+        assert (answer.status_code, answer.headers.get("retry-after")) == (429, retry_after)
+
+
+async def test_a_page_and_an_answer_without_its_count_are_what_some_servers_send(client: httpx.AsyncClient) -> None:
+    page = await ask(client, "page", stream=True)
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html")
+    assert all(
+        "usage" not in chunk for chunk in await chunks(client, "uncounted:3", stream_options={"include_usage": True})
+    )

@@ -17,8 +17,15 @@ the socket takes them).
     sentences:N[:RATE]         N sentences of three tokens: "This is s0. This is s1. " ...
     nofinish:N[:RATE]          ends after N tokens without a finish reason
     slow-headers:MS[:N[:RATE]] answers nothing at all for MS, then N tokens (default 10)
-    status:CODE                refuses with that HTTP status (429 and 503 with Retry-After: 1)
+    uncounted:N[:RATE]         as sim, and in chat completions without a word of tokens used
+    page                       an HTML page under status 200
+    status:CODE[:SECONDS]      refuses with that HTTP status, and with Retry-After (none for 0; 1 for 429 and 503)
     flaky:K:N[:RATE]           503 for the first K calls with this model and these messages, then as sim:N:RATE
+
+`tools:4+cut:5`, and the like, does as the first says, and after so many tokens of that as the second.
+
+After any of these names, `@` and anything: that is a model of its own, whose words say by their call's number which
+answer they are of: w0@17 w1@17 ...
 
 Of moderation, the model's name says too what happens; texts with `unsafe:CATEGORY` in them fall under that.
 
@@ -27,15 +34,16 @@ Of moderation, the model's name says too what happens; texts with `unsafe:CATEGO
 
 Any other name answers the last message in prose, at 40 tokens per second. `max_tokens`,
 `max_completion_tokens`, `stop` (`stop_sequences`), `stream` and `stream_options.include_usage` are honoured. Any key
-will do, as a bearer or in `x-api-key`, except `bad`.
+will do, as a bearer or in `x-api-key`, except `bad` (401), `limited` (429, Retry-After: 1) and `limited-unsaid` (429).
 
     POST /v1/chat/completions    POST /v1/messages    POST /v1/responses    POST /v1/moderations    GET /v1/models
     GET  /v1/responses/ID        an answer in the background, as it stands, or with ?stream=true&starting_after=N the
                                  rest of it; POST /v1/responses/ID/cancel stops it
-    GET  /stats   {"calls": {model: count}, "open_streams": now, "closed_by_client": before their end,
-                  "connections": accepted, "open_connections": now}; needs no key
-    GET  /calls   {"made": count, "calls": [{"model", "asked": the last message's beginning, "key": a hash of it,
-                  "began", "ended", "ending", "tokens": sent}]}, the last 50,000 in order; needs no key
+    GET  /stats   {"calls": {model: count}, "tokens": {"input", "output"} of those that have ended, "open_streams": now,
+                  "closed_by_client": before their end, "connections": accepted, "open_connections": now}; needs no key
+    GET  /calls   {"made": count, "calls": [{"number", "model", "asked": the last message's beginning, "key": a hash of
+                  it, "began", "ended", "ending", "input_tokens", "tokens": sent}]}, the last 50,000 in order; needs no
+                  key
     POST /reset   forgets the counts and the calls, flaky's too, and answers in the background
 """
 

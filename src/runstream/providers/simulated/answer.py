@@ -31,10 +31,11 @@ class Answer:
         self.id = f"{self.id_prefix}{number}"
         self.model = str(body.get("model", ""))
         self.sent = 0
-        self._tokens, self.reason = script.answer()
-        self._input_tokens = _count(body["messages"])
+        self._tokens, self.reason = script.answer(number)
+        self.input_tokens = _count(body["messages"])
         options = body.get("stream_options")
-        self._include_usage = isinstance(options, dict) and bool(options.get("include_usage"))
+        asked = isinstance(options, dict) and bool(options.get("include_usage"))
+        self._include_usage = asked and script.counted
         self._chunks = self.chunks()
         start = {"id": self.id, "object": "chat.completion.chunk", "created": _CREATED, "model": self.model}
         self._start = b"data: " + orjson.dumps(start)[:-1]
@@ -108,9 +109,9 @@ class Answer:
 
     def usage(self) -> dict[str, Any]:
         return {
-            "prompt_tokens": self._input_tokens,
+            "prompt_tokens": self.input_tokens,
             "completion_tokens": self.sent,
-            "total_tokens": self._input_tokens + self.sent,
+            "total_tokens": self.input_tokens + self.sent,
             "prompt_tokens_details": {"cached_tokens": 0},
         }
 

@@ -18,15 +18,17 @@ class Call:
     Of its `key` it has the beginning of a hash alone: see `named`.
     """
 
-    __slots__ = ("asked", "began", "ended", "ending", "key", "model", "tokens")
+    __slots__ = ("asked", "began", "ended", "ending", "input_tokens", "key", "model", "number", "tokens")
 
-    def __init__(self, key: str, model: str, asked: str) -> None:
+    def __init__(self, number: int, key: str, model: str, asked: str) -> None:
+        self.number = number
         self.key = named(key)
         self.model = model
         self.asked = asked[:_MAX_ASKED]
         self.began = time.time()
         self.ended: float | None = None
         self.ending = "open"
+        self.input_tokens = 0
         self.tokens = 0
 
     def end(self, ending: str, tokens: int) -> None:
@@ -43,11 +45,16 @@ class Calls:
         self.made = 0
         self._kept: deque[Call] = deque(maxlen=_KEPT)
 
-    def begin(self, key: str, body: Mapping[str, Any]) -> Call:
-        call = Call(key, str(body.get("model", "")), last_text(body))
+    def begin(self, number: int, key: str, body: Mapping[str, Any]) -> Call:
         self.made += 1
+        call = Call(number, key, str(body.get("model", "")), last_text(body))
         self._kept.append(call)
         return call
+
+    def spent(self) -> dict[str, int]:
+        """Tokens read and sent in the calls that have ended and were not refused."""
+        ended = [call for call in self._kept if call.ending not in {"open", "refused"}]
+        return {"input": sum(call.input_tokens for call in ended), "output": sum(call.tokens for call in ended)}
 
     def told(self) -> dict[str, Any]:
         return {"made": self.made, "calls": [call.told() for call in self._kept]}

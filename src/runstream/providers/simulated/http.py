@@ -30,8 +30,11 @@ class Request:
 
 
 class Refused(Exception):
-    def __init__(self, status: int, message: str, code: str = "simulated") -> None:
+    """`retry_after` is in seconds; 0 says none."""
+
+    def __init__(self, status: int, message: str, code: str = "simulated", retry_after: int | None = None) -> None:
         self.status, self.message, self.code = status, message, code
+        self.retry_after = int(status in {429, 503}) if retry_after is None else retry_after
 
 
 class Connection(asyncio.Protocol):
@@ -102,7 +105,7 @@ class Connection(asyncio.Protocol):
             try:
                 await self.answer(request)
             except Refused as refused:
-                self.json(self.refusal(request, refused), refused.status)
+                self.json(self.refusal(request, refused), refused.status, refused.retry_after)
             if not request.keep_alive:
                 self.transport.close()
         self._answering = None
@@ -115,8 +118,8 @@ class Connection(asyncio.Protocol):
         """The body that a refusal has in the protocol that was spoken."""
         raise NotImplementedError
 
-    def json(self, value: object, status: int = 200) -> None:
+    def json(self, value: object, status: int = 200, retry_after: int = 0) -> None:
         body = orjson.dumps(value)
-        retry = b"Retry-After: 1\r\n" if status in {429, 503} else b""
+        retry = b"Retry-After: %d\r\n" % retry_after if retry_after else b""
         head = b"HTTP/1.1 %d Simulated\r\nContent-Type: application/json\r\n%sContent-Length: %d\r\n\r\n"
         self.transport.write(head % (status, retry, len(body)) + body)

@@ -82,7 +82,7 @@ class MessagesAnswer(Answer):
 
     def usage(self) -> dict[str, Any]:
         cached = {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
-        return {"input_tokens": self._input_tokens, **cached, "output_tokens": self.sent}
+        return {"input_tokens": self.input_tokens, **cached, "output_tokens": self.sent}
 
     def _message(self, content: list[dict[str, Any]], stop_reason: str | None) -> dict[str, Any]:
         message = {"id": self.id, "type": "message", "role": "assistant", "model": self.model}

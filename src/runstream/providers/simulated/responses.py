@@ -76,11 +76,11 @@ class ResponsesAnswer(Answer):
 
     def usage(self) -> dict[str, Any]:
         return {
-            "input_tokens": self._input_tokens,
+            "input_tokens": self.input_tokens,
             "input_tokens_details": {"cached_tokens": 0},
             "output_tokens": self.sent,
             "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": self._input_tokens + self.sent,
+            "total_tokens": self.input_tokens + self.sent,
         }
 
     def response(self, status: str) -> dict[str, Any]:

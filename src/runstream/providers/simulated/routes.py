@@ -20,7 +20,10 @@ _HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
     b"Transfer-Encoding: chunked\r\n%s: %s\r\n\r\n"
 )
+_PAGE = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 20\r\n\r\n<h1>Back soon</h1>\r\n"
 _KEPT = b"/v1/responses/"
+_LIMITED = {"limited": 1, "limited-unsaid": 0}
+"""Keys that are, and what Retry-After says."""
 _LISTED = ("sim:200:50", "unicode:100:50", "demo")
 
 
@@ -84,11 +87,16 @@ class Answering(Connection):
         model = str(body.get("model", ""))
         self._state.calls[model] += 1
         self._state.answered += 1
-        call = self._state.record.begin(request.key or "", body)
+        call = self._state.record.begin(self._state.answered, request.key or "", body)
         answer = protocol(script, body, self._state.answered)
+        call.input_tokens = answer.input_tokens
         ending = "refused"
         try:
             self._fail(script, body)
+            if script.ending == "page":
+                ending = "page"
+                self.transport.write(_PAGE)
+                return
             if isinstance(answer, ResponsesAnswer) and answer.in_background:
                 ending = ""
                 await self._keep(answer, call, streamed=bool(body.get("stream")))
@@ -161,7 +169,7 @@ class Answering(Connection):
 
     def _fail(self, script: Script, body: Mapping[str, Any]) -> None:
         if script.status != 200:  # noqa: PLR2004
-            raise Refused(script.status, f"simulated status {script.status}")
+            raise Refused(script.status, f"simulated status {script.status}", retry_after=script.retry_after)
         if script.failures:
             asked = hashlib.sha256(orjson.dumps([body.get("model"), body["messages"]])).digest()
             self._state.failed[asked] += 1
@@ -215,5 +223,7 @@ class Answering(Connection):
 def _authenticate(request: Request) -> None:
     if not request.key:
         raise Refused(401, "Send a key.", "invalid_api_key")
+    if request.key in _LIMITED:
+        raise Refused(429, "This key has asked enough.", "rate_limit_exceeded", _LIMITED[request.key])
     if request.key == "bad":
         raise Refused(401, "Incorrect API key provided: bad.", "invalid_api_key")

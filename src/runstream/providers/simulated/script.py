@@ -8,7 +8,7 @@ from typing import Any, Literal
 from runstream.providers.simulated import demo, tokens
 from runstream.providers.simulated.tokens import Token
 
-Ending = Literal["finish", "cut", "hang", "error", "malformed", "nofinish"]
+Ending = Literal["finish", "cut", "hang", "error", "malformed", "nofinish", "page"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +21,22 @@ class Script:
     header_seconds: float = 0.0
     ending: Ending = "finish"
     status: int = 200
+    retry_after: int | None = None
     failures: int = 0
+    signed: bool = False
+    counted: bool = True
     stop: tuple[str, ...] = ()
     limit: int | None = None
 
-    def answer(self) -> tuple[Iterator[Token], str]:
-        """The tokens in order, within the limit and before the first stop sequence; and the finish reason."""
+    def answer(self, number: int) -> tuple[Iterator[Token], str]:
+        """The tokens in order, within the limit and before the first stop sequence; and the finish reason.
+
+        `number` is that of the call, by which it signs its words where it does.
+        """
         count = self.count if self.limit is None else min(self.count, self.limit)
-        sent = map(self.tokens, range(count))
+        sent: Iterator[Token] = map(self.tokens, range(count))
+        if self.signed:
+            sent = (tokens.signed(token, number) for token in sent)
         reason = self.reason if count == self.count else "length"
         return _before_stop(list(sent), self.stop, reason) if self.stop else (sent, reason)
 
@@ -36,15 +44,24 @@ class Script:
 def script_for(request: Mapping[str, Any]) -> Script:
     """Raises ValueError, with a sentence, when the model's name or `stop` cannot be understood."""
     model = str(request.get("model", ""))
-    kind, *arguments = model.split(":")
-    if kind in _KINDS:
+    name, signed, _ = model.partition("@")
+    name, _, ending = name.partition("+")
+    if name.split(":", 1)[0] in _KINDS:
         try:
-            script = _KINDS[kind](*(float(argument) for argument in arguments))
-        except (TypeError, ValueError, OverflowError):
+            script = _script(name)
+            if ending:
+                end = _script(ending)
+                script = replace(script, count=min(script.count, end.count), ending=end.ending)
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise ValueError(f"The model name '{model}' is not one the simulator knows how to act out.") from None
     else:
         script = _demo(last_text(request))
-    return replace(script, stop=_stop(request), limit=_limit(request))
+    return replace(script, stop=_stop(request), limit=_limit(request), signed=bool(signed))
+
+
+def _script(name: str) -> Script:
+    kind, *arguments = name.split(":")
+    return _KINDS[kind](*(float(argument) for argument in arguments))
 
 
 def _sim(count: float, rate: float = 0, first_ms: float = 0) -> Script:
@@ -94,8 +111,16 @@ def _flaky(failures: float, count: float = 10, rate: float = 0) -> Script:
     return replace(_sim(count, rate), failures=int(failures))
 
 
-def _status(code: float) -> Script:
-    return Script(status=int(code))
+def _status(code: float, retry_after: float | None = None) -> Script:
+    return Script(status=int(code), retry_after=None if retry_after is None else int(retry_after))
+
+
+def _uncounted(count: float, rate: float = 0) -> Script:
+    return replace(_sim(count, rate), counted=False)
+
+
+def _page() -> Script:
+    return Script(ending="page")
 
 
 def _ending(ending: Ending) -> Callable[..., Script]:
@@ -123,6 +148,8 @@ _KINDS: dict[str, Callable[..., Script]] = {
     "error": _ending("error"),
     "malformed": _ending("malformed"),
     "nofinish": _ending("nofinish"),
+    "page": _page,
+    "uncounted": _uncounted,
     "slow-headers": _slow_headers,
     "status": _status,
     "flaky": _flaky,

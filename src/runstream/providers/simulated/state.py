@@ -25,6 +25,7 @@ class State:
     def stats(self) -> dict[str, Any]:
         return {
             "calls": dict(self.calls),
+            "tokens": self.record.spent(),
             "moderations": len(self.judge.asked),
             "open_streams": self.open_streams,
             "closed_by_client": self.closed_by_client,

@@ -51,6 +51,17 @@ def call_id(index: int) -> str:
     return f"call_{index}"
 
 
+def signed(token: Token, number: int) -> Token:
+    """The same, where it is a word, with the number of the call that says it."""
+    if isinstance(token, str):
+        return f"{token[:-1]}@{number} " if token.endswith(" ") else token
+    if "reasoning_content" in token:
+        return {"reasoning_content": signed(token["reasoning_content"], number)}
+    (piece,) = token["tool_calls"]
+    function = piece["function"]
+    return {"tool_calls": [{**piece, "function": {**function, "arguments": signed(function["arguments"], number)}}]}
+
+
 CALLED = ("look_up", "write_down")
 """The functions that are called, in turn."""
 
