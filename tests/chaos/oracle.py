@@ -78,7 +78,7 @@ def _told_the_same(told: Told, run: asyncpg.Record) -> Iterator[Wrong]:
 
 def _read_whole(reading: Viewer, run: asyncpg.Record) -> Iterator[Wrong]:
     """P2: put together, what a reader was told is what is stored."""
-    kept, last = _stored(run)
+    kept, last = stored(run)
     where = f"{run['id']} ({run['status']} at attempt {run['attempt']})"
     if reading.end is None:
         yield Wrong("lost", f"{where}: a reader at {reading.cursor} never saw the end")
@@ -89,7 +89,7 @@ def _read_whole(reading: Viewer, run: asyncpg.Record) -> Iterator[Wrong]:
         yield Wrong(kind, f"{where}: a reader holds {reading.said.characters} characters of {kept.characters}")
 
 
-def _stored(run: asyncpg.Record) -> tuple[Said, list[object]]:
+def stored(run: asyncpg.Record) -> tuple[Said, list[object]]:
     """What a transcript says, and its last event."""
     events = run["transcript"] or [["", {}]]
     texts: dict[str, str] = defaultdict(str)
@@ -107,7 +107,7 @@ def _stored(run: asyncpg.Record) -> tuple[Said, list[object]]:
     return Said(texts["run.reasoning"], texts["run.delta"], in_order), events[-1]
 
 
-def _put_out(run: asyncpg.Record) -> Said:
+def put_out(run: asyncpg.Record) -> Said:
     """What the row has beside its transcript."""
     calls = [(call["id"], call["function"]) for call in run["tool_calls"] or ()]
     called = tuple((call_id, function["name"], function["arguments"]) for call_id, function in calls)
@@ -117,12 +117,12 @@ def _put_out(run: asyncpg.Record) -> Said:
 def _legal_end(told: Told, run: asyncpg.Record) -> Iterator[Wrong]:
     """P1, P3, P5, P6: it ended as this request can, and holds what the provider said and nothing else."""
     kind, whole, where = told.ask.kind, said(told.ask.model), f"{told.ask.model} {run['id']}"
-    kept, _ = _stored(run)
+    kept, _ = stored(run)
     if run["status"] == "completed" and (kept != whole or not kind.completes):
         yield Wrong("differs", f"{where} completed with {kept.characters} characters of {whole.characters}")
     if not kept.begins(whole):
         yield Wrong("differs", f"{where} holds what the provider did not say: {kept.ending}")
-    if _put_out(run) != kept:
+    if put_out(run) != kept:
         yield Wrong("differs", f"{where}: output and transcript are not the same")
     if run["status"] == "cancelled" and not told.cancelled:
         yield Wrong("differs", f"{where} was cancelled by nobody")

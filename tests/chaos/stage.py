@@ -150,7 +150,7 @@ class Stage:
 @asynccontextmanager
 async def standing(keep: Path | None = None) -> AsyncIterator[Stage]:
     """In a temporary directory, or in `keep`."""
-    with _directory(keep) as directory, ExitStack() as links:
+    with working_directory(keep) as directory, ExitStack() as links:
         stage = Stage(directory, links)
         try:
             await stage.start()
@@ -160,7 +160,7 @@ async def standing(keep: Path | None = None) -> AsyncIterator[Stage]:
 
 
 @contextmanager
-def _directory(keep: Path | None) -> Iterator[Path]:
+def working_directory(keep: Path | None) -> Iterator[Path]:
     if keep is not None:
         keep.mkdir()
         keep.chmod(0o711)
