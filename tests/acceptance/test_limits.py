@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from datetime import UTC, datetime
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 
 from caller import Caller, words
-from reliability import MakeStack, flush, reading, rows, until, user
-from stack import PROVIDER, Stack
+from reliability import MakeStack, flush, logged, reading, rows, until, user
+from stack import PROVIDER, Stack, eventually
 
 PROMPT = "Count"
 RESERVED = -(-len("user" + PROMPT) // 4) + 100
@@ -78,14 +79,16 @@ async def until_settled(stack: Stack, caller: Caller, name: str) -> dict[str, An
 async def test_many_requests_at_once_pass_no_limit_together_whatever_dies_and_is_emptied_meanwhile(
     make_stack: MakeStack,
 ) -> None:
-    most = HELD * RESERVED
-    limits = limited(tenant={"tokens_per_day": most})
-    stack = make_stack(apis=2, workers=2, limits=limits, lease="1.5", lease_interval="0.3")
+    each = COUNTED + 300
+    most = HELD * each + each - 1  # what lapsed attempts took besides fits in what is too little for one more
+    stack = make_stack(
+        apis=2, workers=2, limits=limited(tenant={"tokens_per_day": most}), lease="1.5", lease_interval="0.3"
+    )
     answers: Counter[int] = Counter()
     async with user(stack) as caller, caller.at(stack.urls[1]) as elsewhere:
 
         async def one(number: int) -> None:
-            answer = await ask((caller, elsewhere)[number % 2], "hang:3")
+            answer = await ask((caller, elsewhere)[number % 2], "hang:3", **counted(number), max_output_tokens=300)
             answers[answer.status_code] += 1
             if answer.status_code == 429:
                 assert answer.json()["error"]["code"] == "budget_exceeded"
@@ -100,15 +103,63 @@ async def test_many_requests_at_once_pass_no_limit_together_whatever_dies_and_is
         assert (await rows(stack, "select count(*) from runs"))[0][0] == HELD
         told = await limit(caller, "tenant.tokens_per_day")
         assert told["limit"] == most
-        assert told["used"] + told["reserved"] >= most
+        assert told["used"] + told["reserved"] >= HELD * each
         for run in await rows(stack, "select id from runs"):
+            await until(lambda id=run["id"]: has_spoken(stack, id), "each has said what it is to say")
             await caller.cancel(run["id"])
+        for number in range(REQUESTS, REQUESTS + 10):
+            await ask(caller, f"sim:{number % 40}", **counted(number))
         await until_nothing_runs(stack)
-        for each in (caller, elsewhere):
-            told = await until_settled(stack, each, "tenant.tokens_per_day")
+        for reader in (caller, elsewhere):
+            told = await until_settled(stack, reader, "tenant.tokens_per_day")
         whole = (await caller.http.get("/v1/usage")).json()["data"][0]
         assert told["used"] == whole["input_tokens"] + whole["output_tokens"] > 0
         assert told["remaining"] == most - told["used"]
+    await assert_agreed_with_the_provider(stack, told["used"])
+
+
+COUNTED = 3
+"""Tokens of the prompts below, as the provider counts them, and as they are estimated."""
+
+
+def counted(number: int) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": f"a b {number:03}"}]}
+
+
+def has_spoken(stack: Stack, run_id: str) -> bool:
+    """In the last attempt that its log has."""
+    return [type_ for _, type_ in logged(stack, run_id)][-1:] == ["run.delta"]
+
+
+async def assert_agreed_with_the_provider(stack: Stack, used: int) -> None:
+    """Ledger and counters are what the provider counted, but for calls whose worker was killed as it made them."""
+    await eventually(lambda: stack.provider_stats()["open_streams"] == 0)
+    query = """
+      select input -> 'messages' -> 0 ->> 'content' as asked, ledger.*, outcome
+        from ledger join runs on runs.id = run_id
+        join attempts on (attempts.run_id, attempts.attempt) = (ledger.run_id, ledger.attempt)
+       order by ledger.run_id, ledger.attempt
+    """
+    lines: dict[str, list[asyncpg.Record]] = defaultdict(list)
+    for line in await rows(stack, query):
+        lines[line["asked"]].append(line)
+    calls: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for call in stack.provider_calls():
+        calls[call["asked"]].append(call)
+    assert not calls.keys() - lines.keys(), "each call is on the ledger"
+    unwritten = uncalled = 0
+    for asked, paid in lines.items():
+        never = len(paid) - len(calls[asked])
+        assert 0 <= never <= sum(line["outcome"] == "lapsed" for line in paid)
+        uncalled += never * COUNTED
+        for line, call in zip(paid[never:], calls[asked], strict=True):
+            assert line["estimated"] == (call["ending"] != "finish")
+            assert line["input_tokens"] == call["input_tokens"] == COUNTED
+            missing = call["tokens"] - line["output_tokens"]
+            assert missing == 0 or (missing > 0 and line["outcome"] == "lapsed")
+            unwritten += missing
+    tokens = stack.provider_stats()["tokens"]
+    assert tokens["input"] + tokens["output"] == used + unwritten - uncalled
 
 
 # At the edge
