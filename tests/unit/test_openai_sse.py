@@ -73,6 +73,16 @@ def test_an_event_that_never_ends_is_refused_after_what_came_before_it() -> None
         reader.feed(b"x")
 
 
+def test_an_event_that_passes_the_bound_with_the_read_that_ends_it_is_refused() -> None:
+    reader = EventReader(max_event_bytes=100)
+    assert reader.feed(b"data: " + b"x" * 50) == []
+    with pytest.raises(ProviderProtocolError, match="larger than 100 bytes"):
+        reader.feed(b"x" * 50 + b"\n\n")
+    reader = EventReader(max_event_bytes=100)
+    assert reader.feed(b"data: a") == []
+    assert reader.feed(b"\n\n" + b"data: b\n\n" * 20) == [b"a", *[b"b"] * 20]
+
+
 def test_an_event_within_the_bound_may_come_in_any_number_of_reads() -> None:
     reader = EventReader(max_event_bytes=1000)
     for _ in range(900):

@@ -5,6 +5,8 @@ three hundred costs a handful of calls to `bytes` methods. Only `data` is looked
 `event`, `id` or `retry` to be understood.
 """
 
+from typing import NoReturn
+
 from runstream.domain.errors import ProviderProtocolError
 
 _BOM = b"\xef\xbb\xbf"
@@ -25,8 +27,9 @@ class EventReader:
     def feed(self, read: bytes) -> list[bytes]:
         """The data of each event that this read finishes, in order.
 
-        Raises `ProviderProtocolError` when the event that was left unfinished had passed the bound: what was finished
-        before it has been given out, and memory holds no more than the bound and one read.
+        Raises `ProviderProtocolError` when the event that was left unfinished had passed the bound, or passes it as it
+        is finished: what was finished before it has been given out, and memory holds no more than the bound and one
+        read.
         """
         if self._after_cr or b"\r" in read:
             self._check_bound()
@@ -38,6 +41,8 @@ class EventReader:
             searched = len(self._rest) - 1
             self._rest += read
             end = self._rest.rfind(b"\n\n", searched)
+            if end > self._max and self._rest.find(b"\n\n", searched) > self._max:
+                self._refuse()  # a busy process reads so much at once that the event ends before it is looked at
             finished = bytes(self._rest[: max(end, 0)])
             if end >= 0:
                 del self._rest[: end + 2]
@@ -56,7 +61,10 @@ class EventReader:
 
     def _check_bound(self) -> None:
         if len(self._rest) > self._max:
-            raise ProviderProtocolError(f"The provider sent an event larger than {self._max} bytes.")
+            self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise ProviderProtocolError(f"The provider sent an event larger than {self._max} bytes.")
 
     def _with_lf_only(self, read: bytes) -> bytes:
         second_half = self._after_cr and read.startswith(b"\n")
