@@ -87,6 +87,9 @@ STRANDED = Counter("runstream_runs_enqueued_again_total", "Queued runs that the 
 SWEEPS_FOUND = Counter("runstream_sweeps_found_total", "Sweeps that mended something.", ["as"])
 ENDS_HELD = Counter("runstream_ends_held_total", "Ends that were held because Postgres did not take them at once.")
 NOT_ENQUEUED = Counter("runstream_jobs_not_enqueued_total", "Jobs that Redis did not take: the sweep enqueues them.")
+ANSWERS_LOOKED_UP = Counter(
+    "runstream_answers_looked_up_total", "Answers that runs looked for in the cache, by what they found.", ["as"]
+)
 TRIED_AGAIN = Counter("runstream_runs_tried_again_total", "Ended runs that were queued again as somebody asked.")
 CIRCUITS_OPEN = Gauge(
     "runstream_circuit_open", "Targets that calls go past, as they have been failing.", ["provider", "model"]

@@ -156,6 +156,8 @@ class Settings(BaseSettings):
     idle_timeout: float = Field(60, gt=0)
     run_timeout: float = Field(900, gt=0)
     max_output_chars: int = Field(2_000_000, ge=1)
+    cache_ttl: float = Field(3600, ge=1, le=10 * 365 * 24 * 3600)
+    cache_min_tokens: int = Field(50, ge=0)
 
     queue: str = Field("default", pattern=r"^[a-z0-9_-]{1,64}$")
     max_queued: int = Field(10_000, ge=1)

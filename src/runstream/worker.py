@@ -11,6 +11,7 @@ from arq.connections import ArqRedis
 from prometheus_client import start_http_server
 from redis.exceptions import RedisError
 
+from runstream.answers.board import Board
 from runstream.connections import (
     guards,
     key_rates,
@@ -28,6 +29,7 @@ from runstream.domain.errors import Unavailable
 from runstream.domain.ids import new_id
 from runstream.features.registry import FEATURES
 from runstream.garbage import look_seldom
+from runstream.gateway.cache import Keeping
 from runstream.gateway.circuits import Circuits
 from runstream.gateway.generate import Gateway
 from runstream.gateway.line import Line
@@ -38,11 +40,14 @@ from runstream.queue.control import listen_for_cancels
 from runstream.queue.doorbell import WokenWorker
 from runstream.queue.enqueue import JobQueue
 from runstream.queue.lease import Lease
+from runstream.runs.answers import Answers
 from runstream.runs.execute import Execute
 from runstream.runs.reconcile import Reconcile
 from runstream.runs.recover import Sweep
+from runstream.runs.shared_calls import SharedCalls
 from runstream.runs.spend_watch import SpendWatch
 from runstream.settings import Settings
+from runstream.storage.answers import AnswerStore
 from runstream.storage.budgets import BudgetStore
 from runstream.storage.database import connect, open_pool
 from runstream.storage.leases import LeaseStore
@@ -98,6 +103,16 @@ class _Process:
         gateway = Gateway(
             model_routes(settings), self._providers, timeouts(settings), prices(settings), Circuits(), self._lines
         )
+        self._board = Board(self._waiting, self._id, lease=settings.lease, timeout=settings.redis_timeout)
+        answer_store = AnswerStore(self._engine)
+        self._shared_calls = SharedCalls(
+            board=self._board,
+            store=answer_store,
+            token_log=self._token_log,
+            write_loop=self._write_loop,
+            gateway=gateway,
+        )
+        keeping = Keeping(settings.cache_ttl, settings.cache_min_tokens)
         self._execute = Execute(
             worker=self._id,
             store=store,
@@ -106,6 +121,7 @@ class _Process:
             write_loop=self._write_loop,
             gateway=gateway,
             guards=self._guards,
+            answers=Answers(self._board, answer_store, self._shared_calls, gateway, keeping),
             features=FEATURES,
             retry_delays=settings.retry_delays,
             max_output_chars=settings.max_output_chars,
@@ -152,6 +168,7 @@ class _Process:
                 self._write_loop.run(),
                 self._lease.keep(self._execute),
                 self._sweep.run(),
+                self._shared_calls.run(),
                 listen_for_cancels(self._waiting, self._id, self._execute.cancel),
                 _pick(worker),
                 *([self._spend_watch.run()] if self._spend_watch else []),
@@ -201,6 +218,7 @@ class _Process:
         hurry.cancel()
         self._execute.hand_back()
         await _until_idle(worker, _LAST_STEPS, None)
+        await self._shared_calls.aclose(_LAST_STEPS)
 
     async def _close(self) -> None:
         try:
@@ -213,6 +231,7 @@ class _Process:
             await provider.aclose()
         await self._guards.aclose()
         await self._token_log.aclose()
+        await self._board.aclose()
         await self._jobs.aclose()
         await self._book.aclose()
         await self._redis.aclose()

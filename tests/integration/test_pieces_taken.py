@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 from redis.asyncio import Redis
 
+from answering import answers_of
 from runstream.connections import guards
 from runstream.counters.book import Book
 from runstream.domain.cursor import START
@@ -33,7 +34,8 @@ from runstream.providers.base import (
 )
 from runstream.providers.keys import KeyRing
 from runstream.queue.enqueue import JobQueue
-from runstream.runs.execute import MOST_PARTS, Execute
+from runstream.runs.execute import Execute
+from runstream.runs.intake import MOST_PARTS
 from runstream.settings import Settings
 from runstream.storage.database import connect
 from runstream.storage.leases import LeaseStore
@@ -87,14 +89,16 @@ async def events_of(
         loop = WriteLoop(log)
         routes, prices = Routes({"m": [TargetConfig("p/m")]}, ["p"]), Prices({"p": "http://p"}, {})
         sending = asyncio.create_task(loop.run())
+        gateway = Gateway(routes, {"p": Scripted(pieces)}, Timeouts(), prices, Circuits(), NO_LINES)
         execute = Execute(
             worker=WORKER,
             store=store,
             jobs=JobQueue(redis, timeout=DEADLINE),
             book=Book(redis, timeout=DEADLINE),
             write_loop=loop,
-            gateway=Gateway(routes, {"p": Scripted(pieces)}, Timeouts(), prices, Circuits(), NO_LINES),
             guards=guards(Settings(_env_file=None)),
+            gateway=gateway,
+            answers=answers_of(redis, engine, gateway, log, loop),
             features=FEATURES,
             retry_delays=[1],
             max_output_chars=max_output_chars,

@@ -73,6 +73,8 @@ async def test_a_call_is_in_the_ledger_with_what_the_provider_counted_and_what_t
         "estimated": False,
         "cost": cost(3, 5),
         "price_version": "configured",
+        "cached": False,
+        "saved_cost": None,
     }
     assert run["cost"] == "0.000053"
     (attempt,) = (await caller.http.get(f"/v1/runs/{run['id']}/attempts")).json()["data"]
@@ -255,3 +257,15 @@ async def test_what_cannot_be_asked_of_spend_is_refused_by_name(caller, asked, p
     response = await caller.http.get("/v1/usage", params=asked)
     assert response.status_code == 422
     assert response.json()["error"]["param"] == param
+
+
+async def test_what_the_cache_saved_is_in_the_ledger_and_adds_up(priced, caller):
+    first, again = [await caller.ended(await caller.create("sim:60", cache="read")) for _ in range(2)]
+    made, saved = await ledger(priced, caller)
+    assert (made["run_id"], made["cached"], made["saved_cost"]) == (first["id"], False, None)
+    assert (saved["run_id"], saved["cached"], saved["saved_cost"]) == (again["id"], True, made["cost"])
+    assert (saved["provider_model"], saved["cost"]) == ("sim:60", 0)
+    assert (saved["input_tokens"], saved["output_tokens"]) == (0, 0)
+    (whole,) = await usage(caller)
+    assert (whole["calls"], whole["cached_calls"], whole["refused_calls"], whole["unpriced_calls"]) == (2, 1, 0, 0)
+    assert Decimal(whole["cost"]) == Decimal(whole["saved_cost"]) == made["cost"]

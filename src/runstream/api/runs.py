@@ -209,6 +209,7 @@ def _asked(body: RunRequest) -> Asked:
         subject_id=body.subject.id if body.subject else None,
         complexity=body.complexity,
         priority=Priority[body.priority.upper()],
+        cache=body.cache,
     )
 
 

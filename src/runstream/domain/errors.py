@@ -17,7 +17,8 @@
     │       ├── RateLimited                of what goes on at once, or within a minute
     │       └── BudgetExceeded             of what a day or a month may take
     ├── Unavailable               503  a part we need does not answer now
-    │   └── QueueFull                  the runs that wait are as many as may
+    │   ├── QueueFull                  the runs that wait are as many as may
+    │   └── SharedCallLost             the call whose answer the run was given is lost: it is made again at once
     ├── ContentBlocked            422  a guard refused what was asked, or answered; kept as the run's error
     ├── ConfigurationError        500  told at start, never to a client
     └── ProviderError             502  what a provider did; kept as the run's error
@@ -177,6 +178,12 @@ class QueueFull(Unavailable):
     """Too many runs wait to be taken up: try again shortly."""
 
     code = "queue_full"
+
+
+class SharedCallLost(Unavailable):
+    """The call whose answer this run shared is lost."""
+
+    code = "shared_call_lost"
 
 
 class ContentBlocked(RunstreamError):

@@ -64,6 +64,17 @@ class Priority(IntEnum):
     LOW = 1
 
 
+class Caching(StrEnum):
+    """What a run has to do with answers that were given before, to the same request of the same tenant."""
+
+    OFF = "off"
+    """Nothing: it takes none, and its own is given to nobody."""
+    READ = "read"
+    """It takes one where there is one, and its own is kept otherwise."""
+    REFRESH = "refresh"
+    """It asks a provider, and its own is kept in the place of any other."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What was asked for; `input` as its feature validated it."""
@@ -77,6 +88,7 @@ class Request:
     subject_id: str | None = None
     complexity: Complexity | None = None
     priority: Priority = Priority.DEFAULT
+    cache: Caching = Caching.OFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +113,10 @@ class Claim:
     queue: str
     priority: Priority
     feature: str
+    prompt_version: str
     model: str
     input: Mapping[str, Any]
+    cache: Caching
     waited: float
     """Seconds from when it could have been claimed."""
     restart_reason: str | None
@@ -127,6 +141,8 @@ class Generation:
     goes_on: KeptAnswer | None = None
     """What the provider still works on. Where it has something `owed`, its call is none of `calls`: it is paid for by
     who reads on, or with the end of a run that nobody reads on."""
+    cached: bool = False
+    """It is an answer that was given before: no provider was asked."""
 
     @property
     def cost(self) -> Decimal | None:

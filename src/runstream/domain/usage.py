@@ -47,6 +47,10 @@ class ProviderCall:
     usage: Usage | None = None
     cost: Decimal | None = None
     price_version: str | None = None
+    cached: bool = False
+    """It was not made: the answer was there already, or was being given to another run."""
+    saved: Decimal | None = None
+    """What it would have cost, in US dollars, where it was not made and its price is known."""
 
 
 def total(costs: Iterable[Decimal | None]) -> Decimal | None:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 
 from runstream.domain.prompt import Prompt
+from runstream.domain.run import Caching
 
 
 class Feature(Protocol):
@@ -23,6 +24,11 @@ class Feature(Protocol):
     @property
     def moderation_required(self) -> bool:
         """Whether what moderation cannot judge is refused; otherwise it is flagged, where moderation is on."""
+        ...
+
+    @property
+    def cache(self) -> Caching:
+        """What a run does where its request does not say so."""
         ...
 
     @property

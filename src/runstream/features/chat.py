@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from runstream.domain.prompt import Prompt
+from runstream.domain.run import Caching
 
 MOST_TOOLS = 128
 
@@ -150,6 +151,7 @@ class Chat:
     prompt_version = "1"
     model = None
     moderation_required = True
+    cache = Caching.OFF  # who asks again wants another answer
     input = ChatInput
 
     def prompt(self, input: Mapping[str, Any]) -> Prompt:

@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from decimal import Decimal
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -16,8 +18,9 @@ from runstream.domain.errors import (
     ProviderUnavailable,
 )
 from runstream.domain.prompt import Prompt
-from runstream.domain.run import KeptAnswer, Run
+from runstream.domain.run import Claim, KeptAnswer, Run
 from runstream.domain.usage import ProviderCall, Usage
+from runstream.gateway.cache import request_key
 from runstream.gateway.circuits import Circuits
 from runstream.gateway.lines import Lines, taken
 from runstream.gateway.load import Load
@@ -112,6 +115,15 @@ class Gateway:
     def calls(self, tried: Iterable[tuple[Target, Usage | None]]) -> list[ProviderCall]:
         """What the ledger keeps of the targets that were tried in turn, each with the use that it made."""
         return [self._prices.called(target, usage) for target, usage in tried]
+
+    def call_saved(self, target: Target, usage: Usage | None) -> ProviderCall:
+        """What the ledger keeps of a call that was not made, as its answer was there: it would have come to `usage`."""
+        would = self._prices.called(target, usage if target.provider in self._providers else None)
+        return replace(would, usage=Usage(0, 0), cost=Decimal(0), cached=True, saved=would.cost)
+
+    def request_key(self, claim: Claim) -> str:
+        """See `cache.request_key`. Raises InvalidField."""
+        return request_key(claim, self._routes.targets(RouteQuery.of(claim)))
 
     def call_unseen(self, run: Run, usage: Usage, answer: KeptAnswer | None = None) -> ProviderCall:
         """As `calls`, for a call of which only its result is known, and maybe what it could be read on by.

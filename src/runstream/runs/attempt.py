@@ -15,6 +15,7 @@ from runstream.domain.usage import Usage
 from runstream.gateway.guards.output import Screen
 from runstream.gateway.routes import Target
 from runstream.metrics import FOUND
+from runstream.runs.given import Given
 from runstream.runs.note import Note
 from runstream.stream.writer import Writer
 
@@ -58,6 +59,8 @@ class Attempt:
         """Somebody else is to read `answer`: it was left for that, or not even begun with."""
         self.begun_anew = False
         """What was to be resumed was not to be had, and another answer was asked for."""
+        self.given: Given | None = None
+        """Another run's answer, which is this one's as well."""
         self.failure: ProviderError | None = None
         """What the answer broke off with, once it had begun."""
         self.request_id: str | None = None
@@ -74,6 +77,8 @@ class Attempt:
         """The indices of those that were opened."""
         self.names = 0
         """Characters of their ids and names, which the position does not count."""
+        self.settled = asyncio.Event()
+        """It is over, and so its row says, as far as that is up to this worker."""
         self._note = note
         self._lease_holds = lease_holds
         self._generation: asyncio.Task[None] | None = None

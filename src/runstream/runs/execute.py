@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -12,26 +11,28 @@ from structlog.contextvars import bound_contextvars
 
 from runstream.counters.book import Book
 from runstream.crash_points import Point, reached
-from runstream.domain import events
 from runstream.domain.errors import (
     ContentBlocked,
     ProviderError,
     ProviderProtocolError,
     RunstreamError,
+    SharedCallLost,
     Unavailable,
     whereabouts,
 )
-from runstream.domain.run import Claim, Ending, Generation, Outcome, Status
-from runstream.domain.usage import estimate, total
+from runstream.domain.run import Claim, Ending, Outcome, Status
+from runstream.domain.usage import total
 from runstream.features.base import Feature
 from runstream.gateway.generate import Gateway
 from runstream.gateway.guards.guards import Guards
 from runstream.gateway.routes import RouteQuery
 from runstream.metrics import FENCED, FIRST_TOKEN, NOT_ENQUEUED, QUEUE_WAIT, RETRIED, RUNNING, TENANT_QUEUE_WAIT
-from runstream.providers.base import Finished, Opened, Piece, ReasoningDelta, TextDelta, ToolCallDelta
 from runstream.queue.enqueue import JobQueue
+from runstream.runs.answers import Answers
 from runstream.runs.attempt import Attempt, Stop
 from runstream.runs.finish import completed, count, owing, settle, terminal_event
+from runstream.runs.intake import Intake
+from runstream.runs.meter import metered
 from runstream.runs.note import Note
 from runstream.storage.leases import Held
 from runstream.storage.runs import RunStore
@@ -42,9 +43,6 @@ _ANNOUNCE = 5.0
 
 _LONGEST_ASKED = 300.0
 """Seconds that a provider's Retry-After is heeded for: what it says may be days, or no number of ours."""
-
-MOST_PARTS = 10_000
-"""Events of an attempt: each tool call is one, and each change of kind, and a short one takes as much as a long one."""
 
 log = structlog.get_logger(__name__)
 
@@ -62,6 +60,7 @@ class Execute:
         write_loop: WriteLoop,
         gateway: Gateway,
         guards: Guards,
+        answers: Answers,
         features: Mapping[str, Feature],
         retry_delays: Sequence[float],
         max_output_chars: int,
@@ -74,6 +73,7 @@ class Execute:
         self._write_loop = write_loop
         self._gateway = gateway
         self._guards = guards
+        self._answers = answers
         self._features = features
         self._retry_delays = retry_delays
         self._max_output_chars = max_output_chars
@@ -113,6 +113,7 @@ class Execute:
                 await self._settle(attempt, raised)
             finally:
                 RUNNING.dec()
+                attempt.settled.set()
                 del self._attempts[run_id, claim.attempt]
                 self._write_loop.drop(attempt.writer)
 
@@ -139,6 +140,7 @@ class Execute:
         self._leaving = True
         for attempt in self._attempts.values():
             attempt.stop(Stop.HANDED_BACK)
+        self._answers.stop()
 
     async def _stream(self, attempt: Attempt) -> BaseException | None:
         attempt.open()
@@ -147,82 +149,27 @@ class Execute:
 
     async def _generate(self, attempt: Attempt) -> None:
         claim = attempt.claim
-        began = time.monotonic()
         feature = self._features[claim.feature]
         required = feature.moderation_required
         prompt = await self._guards.input(
             feature.prompt(claim.input), moderation_required=required, found=attempt.found
         )
         attempt.screen = self._guards.screen(moderation_required=required, found=attempt.found)
+        intake = Intake(attempt, self._max_output_chars)
+        if await self._answers.give(attempt, prompt, intake):
+            return
+        began = time.monotonic()
         async with self._gateway.generate(RouteQuery.of(claim), prompt, attempt, claim.resume) as answer:
             if answer.begun:
                 attempt.first_token()
                 FIRST_TOKEN.observe(time.monotonic() - began)
             try:
-                if attempt.screen is None:
-                    await self._pass_on(attempt, answer.head, answer.rest)
-                else:
-                    async with aclosing(attempt.screen.pieces(answer.head, answer.rest)) as clean:
-                        await self._pass_on(attempt, (), clean)
+                await intake.take(answer.head, answer.rest)
             except ProviderError as error:  # to be known before the call is left
                 attempt.failure = error
                 raise
             if attempt.finish_reason is None:
                 raise ProviderProtocolError("The provider's answer ended without a finish reason.")
-
-    async def _pass_on(self, attempt: Attempt, head: Sequence[Piece], rest: AsyncIterator[Piece]) -> None:
-        """Take in what the model says, as much as it may say."""
-        for piece in head:
-            if self._take(attempt, piece):
-                return
-        async for piece in rest:
-            if self._take(attempt, piece):
-                return
-
-    def _take(self, attempt: Attempt, piece: Piece) -> bool:
-        """Take in what the model said; whether the rest is not wanted."""
-        if isinstance(piece, TextDelta):  # first, and not by a pattern: it comes for every token
-            return self._take_text(attempt, piece.text)
-        match piece:
-            case ReasoningDelta(text):
-                room = self._room(attempt)
-                attempt.writer.append(events.REASONING, {"text": text[:room]})
-                return _full(attempt, len(text) > room)
-            case ToolCallDelta():
-                return self._take_tool_call(attempt, piece)
-            case Opened(request_id):
-                attempt.request_id = request_id
-            case Finished(reason, usage):
-                attempt.finish_reason, attempt.usage = reason, usage
-        return False
-
-    def _take_text(self, attempt: Attempt, text: str) -> bool:
-        room = self._room(attempt)
-        if len(text) <= room:
-            attempt.writer.append_text(text)
-            return False
-        attempt.writer.append_text(text[:room])
-        return _full(attempt, True)
-
-    def _take_tool_call(self, attempt: Attempt, piece: ToolCallDelta) -> bool:
-        """Each call is opened once, before its arguments, whatever the provider repeats or leaves out."""
-        index = piece.index
-        if index not in attempt.tool_calls:
-            call_id, name = piece.id or f"call_{index}", piece.name or ""
-            if self._room(attempt) <= len(call_id) + len(name):
-                return _full(attempt, True)
-            attempt.tool_calls.add(index)
-            attempt.names += len(call_id) + len(name)
-            attempt.writer.append(events.TOOL_CALL, {"index": index, "id": call_id, "name": name})
-        room = self._room(attempt)
-        attempt.writer.append(events.TOOL_CALL, {"index": index, "arguments": piece.arguments[:room]})
-        return _full(attempt, len(piece.arguments) > room)
-
-    def _room(self, attempt: Attempt) -> int:
-        """How many characters the model may still say, of all kinds."""
-        if attempt.writer.transcript.parts >= MOST_PARTS:
-            return 0
-        return self._max_output_chars + attempt.opened_at - attempt.writer.transcript.end - attempt.names
 
     async def _settle(self, attempt: Attempt, raised: BaseException | None) -> None:
         if attempt.stopped is Stop.FENCED:
@@ -233,6 +180,10 @@ class Execute:
             await self._end(attempt, Status.CANCELLED)
         elif raised is None:
             await self._end(attempt, Status.COMPLETED)
+        elif isinstance(raised, SharedCallLost):
+            await self._retry(
+                attempt, Outcome.RETRIED, reason=raised.code, delay=0, error=_error(raised), given_back=True
+            )
         elif self._may_retry(attempt.claim, raised):
             error = _error(raised)
             delay = self._retry_delays[min(attempt.claim.attempt, len(self._retry_delays)) - 1]
@@ -252,7 +203,9 @@ class Execute:
         reason: str,
         delay: float,
         error: Mapping[str, Any] | None = None,
+        given_back: bool = False,
     ) -> None:
+        """`given_back` has it not count among the attempts that the run is given."""
         claim = attempt.claim
         log.info("attempt_given_up", reason=reason, retry_in=delay)
         await attempt.writer.flush(_ANNOUNCE)
@@ -264,8 +217,9 @@ class Execute:
                 delay=delay,
                 outcome=outcome,
                 error=error,
-                generation=owing(self._generation(attempt)),
+                generation=owing(metered(attempt, self._gateway)),
                 findings=list(attempt.findings),
+                given_back=given_back,
             )
         except Unavailable as gone:
             log.warning("attempt_not_handed_back", error=gone.message)  # the lease lets go of it
@@ -288,11 +242,11 @@ class Execute:
         transcript = attempt.writer.transcript
         characters = transcript.characters
         event = terminal_event(status)
-        generation = self._generation(attempt)
+        generation = metered(attempt, self._gateway)
         data: dict[str, Any] = {"partial": bool(characters)}
         if status is Status.COMPLETED:
             cost = total([attempt.claim.cost, generation.cost])
-            data = completed(generation.usage, cost, attempt.finish_reason or "stop")
+            data = completed(generation.usage, cost, attempt.finish_reason or "stop", cached=generation.cached)
         elif error is not None:
             data = {"error": error, **data}
         ending = Ending(
@@ -311,48 +265,16 @@ class Execute:
         if not await settle(self._store, self._book, attempt.claim.run_id, ending):
             self._fenced()
             return
+        if status is Status.COMPLETED:
+            await self._answers.keep(attempt, generation)
         log.info("run_ended", status=status, chars=characters, error=error["code"] if error else None)
         attempt.writer.append(event, data)
         await attempt.writer.flush(_ANNOUNCE)
         reached(Point.SETTLE_ANNOUNCED)
 
-    def _generation(self, attempt: Attempt) -> Generation:
-        """What it came to; its usage estimated where the provider may have worked and did not say how much."""
-        characters = attempt.characters
-        usage = attempt.usage
-        if usage is None and attempt.screen and attempt.screen.finished:
-            usage = attempt.screen.finished.usage
-        if usage is None and (attempt.bought[-1:] == [True] or attempt.answer):
-            usage = estimate(attempt.claim.input, characters)
-        owed = attempt.claim.resume and attempt.claim.resume.owed
-        if usage and usage.estimated and owed and owed.usage and not attempt.begun_anew:
-            usage = max(usage, owed.usage, key=lambda usage: usage.output_tokens)  # of what was read of it, or before
-        read = estimate(attempt.claim.input, 0) if any(attempt.bought[:-1]) else None
-        usages = [read if bought else None for bought in attempt.bought[:-1]]
-        calls = self._gateway.calls(zip(attempt.tried, [*usages, usage], strict=False))
-        if owed and (attempt.begun_anew or not calls):
-            calls[:1] = [owed]
-        target = attempt.tried[-1] if attempt.tried else None
-        return Generation(
-            provider=target.provider if target else None,
-            provider_model=target.model if target else None,
-            provider_request_id=attempt.request_id,
-            usage=usage,
-            first_token_at=attempt.first_token_at,
-            calls=calls,
-            goes_on=attempt.answer if attempt.kept else None,
-        )
-
     def _fenced(self) -> None:
         FENCED.inc()
         log.warning("attempt_fenced")
-
-
-def _full(attempt: Attempt, full: bool) -> bool:
-    """Whether the model has said as much as it may, which then is why it finished."""
-    if full:
-        attempt.finish_reason = "max_output_chars"
-    return full
 
 
 def _error(raised: BaseException) -> dict[str, Any]:

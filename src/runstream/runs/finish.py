@@ -42,14 +42,15 @@ class CallUnseen(Protocol):
     def __call__(self, run: Run, usage: Usage, answer: KeptAnswer | None = None) -> ProviderCall: ...
 
 
-def completed(usage: Usage | None, cost: Decimal | None, finish_reason: str) -> dict[str, Any]:
+def completed(usage: Usage | None, cost: Decimal | None, finish_reason: str, *, cached: bool = False) -> dict[str, Any]:
     """The data of `run.completed`; `cost` is the run's, all its attempts together."""
-    return {
+    data = {
         "status": Status.COMPLETED,
         "finish_reason": finish_reason,
         "usage": usage_data(usage),
         "cost": dollars(cost),
     }
+    return {**data, "cached": True} if cached else data
 
 
 def usage_data(usage: Usage | None) -> dict[str, int | bool] | None:

@@ -171,7 +171,7 @@ class Sweep:
             error = {"code": _REASON, "message": "Each attempt's worker was lost before it was done."}
             return await self._end(lapsed, Status.FAILED, error)
         generation = UNKNOWN
-        if run := await self._store.get(lapsed.tenant, lapsed.run_id):
+        if not lapsed.shared and (run := await self._store.get(lapsed.tenant, lapsed.run_id)):
             generation = owing(unseen(run, characters, self._call_unseen, lapsed.kept))
         taken = await self._store.requeue(
             lapsed.run_id,
@@ -199,6 +199,6 @@ class Sweep:
             status=status,
             reason=_REASON,
             error=error,
-            call_unseen=self._call_unseen,
+            call_unseen=None if lapsed.shared else self._call_unseen,
             kept=lapsed.kept,
         )

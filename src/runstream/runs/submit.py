@@ -22,7 +22,7 @@ from runstream.domain.errors import (
 )
 from runstream.domain.ids import new_id
 from runstream.domain.limits import Hold, Party, Use
-from runstream.domain.run import Complexity, Priority, Request, Run
+from runstream.domain.run import Caching, Complexity, Priority, Request, Run
 from runstream.features.base import Feature
 from runstream.gateway.admission import Admission, Wanted
 from runstream.gateway.guards.limits import InputLimits
@@ -61,6 +61,7 @@ class Asked:
     subject_id: str | None = None
     complexity: Complexity | None = None
     priority: Priority = Priority.DEFAULT
+    cache: Caching | None = None
 
 
 class Submit:
@@ -192,6 +193,7 @@ class Submit:
             subject_id=asked.subject_id,
             complexity=asked.complexity,
             priority=asked.priority,
+            cache=asked.cache or feature.cache,
         )
 
 

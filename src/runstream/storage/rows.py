@@ -10,6 +10,7 @@ from sqlalchemy import Row
 from runstream.domain.findings import Finding, flagged, told
 from runstream.domain.run import (
     AttemptRecord,
+    Caching,
     Claim,
     Complexity,
     Generation,
@@ -47,7 +48,7 @@ def run_of(row: Row[Any]) -> Run:
         tool_calls=values.get("tool_calls"),
         error=values["error"],
         finish_reason=values["finish_reason"],
-        usage=_usage(values),
+        usage=usage_of(values),
         cost=values["cost"],
         cached=values["cached"],
         flagged=values["flagged"],
@@ -93,8 +94,10 @@ def claim_of(row: Row[Any]) -> Claim:
         queue=row.queue,
         priority=Priority(row.priority),
         feature=row.feature,
+        prompt_version=row.prompt_version,
         model=row.model,
         input=row.input,
+        cache=Caching(row.cache or Caching.OFF),
         waited=float(row.waited),
         restart_reason=row.restart_reason,
         cost=row.cost,
@@ -118,7 +121,7 @@ def kept_answer(
 
 def attempt_of(row: Row[Any]) -> AttemptRecord:
     generation = Generation(
-        row.provider, row.provider_model, row.provider_request_id, _usage(row._mapping), row.first_token_at
+        row.provider, row.provider_model, row.provider_request_id, usage_of(row._mapping), row.first_token_at
     )
     return AttemptRecord(
         row.attempt, row.worker, Outcome(row.outcome), row.error, generation, row.cost, row.started_at, row.ended_at
@@ -164,6 +167,8 @@ def _entry(number: int, call: ProviderCall) -> dict[str, Any]:
         "estimated": usage.estimated,
         "cost": None if call.cost is None else str(call.cost),
         "price_version": call.price_version,
+        "cached": call.cached,
+        "saved_cost": None if call.saved is None else str(call.saved),
     }
 
 
@@ -174,7 +179,7 @@ def _call(entry: Mapping[str, Any]) -> ProviderCall:
     return ProviderCall(entry["provider"], entry["provider_model"], usage, cost, entry["price_version"])
 
 
-def _usage(values: Mapping[Any, Any]) -> Usage | None:
+def usage_of(values: Mapping[Any, Any]) -> Usage | None:
     """Of a run or of an attempt; None where it is not known."""
     if values["output_tokens"] is None:
         return None

@@ -15,6 +15,7 @@ from runstream.domain.limits import Hold, Settlement, in_parts
 from runstream.domain.run import (
     UNKNOWN,
     AttemptRecord,
+    Caching,
     Claim,
     Ending,
     Generation,
@@ -67,6 +68,8 @@ class Lapsed(NamedTuple):
     priority: Priority
     cancel_requested: bool
     kept: KeptAnswer | None
+    shared: bool
+    """Its answer is of another run's call."""
 
 
 class Queued(NamedTuple):
@@ -114,6 +117,7 @@ class RunStore:
             "model": request.model,
             "complexity": request.complexity,
             "input": request.input,
+            "policy": {} if request.cache is Caching.OFF else {"cache": request.cache},
             "metadata": request.metadata,
             "subject_type": request.subject_type,
             "subject_id": request.subject_id,
@@ -203,11 +207,12 @@ class RunStore:
         error: Mapping[str, Any] | None = None,
         generation: Generation = UNKNOWN,
         findings: Sequence[Finding] = (),
+        given_back: bool = False,
     ) -> Settlement | None:
         """running -> queued, to be taken up again after `delay` seconds; None where its end was asked for.
 
-        `outcome`, `error` and `generation` are kept with the attempt, `findings` with the run. Answers what the
-        attempt came to.
+        `outcome`, `error` and `generation` are kept with the attempt, `findings` with the run; where it is
+        `given_back`, the run may have another attempt in its place. Answers what the attempt came to.
         """
         return await self._ending(
             attempting.REQUEUE,
@@ -218,6 +223,7 @@ class RunStore:
             expected_attempt=attempt,
             reason=reason,
             seconds=timedelta(seconds=delay),
+            more_attempts=int(given_back),
             attempt_outcome=outcome,
             attempt_error=error,
             **generation_values(generation),
@@ -246,6 +252,7 @@ class RunStore:
             whole_tool_calls=ending.tool_calls,
             run_error=ending.error,
             finished_for=ending.finish_reason,
+            from_cache=ending.generation.cached,
             attempt_outcome=ending.status if own else Outcome.LAPSED,
             attempt_error=ending.error if own else None,
             **generation_values(ending.generation),
@@ -309,6 +316,7 @@ class RunStore:
                 priority=Priority(row.priority),
                 cancel_requested=row.cancel_requested,
                 kept=_kept(row),
+                shared=bool(row.shared),
             )
             for row in rows
         ]

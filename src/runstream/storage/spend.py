@@ -38,6 +38,7 @@ class Spend:
     """Calls and their tokens; the `refused` bought nothing.
 
     `cost` is in US dollars, of all but the `unpriced` ones: their price is not known.
+    Those that are `cached` were not made, and would have cost what is `saved`, as far as that is known.
     """
 
     group: Mapping[Dimension, str]
@@ -49,6 +50,8 @@ class Spend:
     output_tokens: int
     cached_tokens: int
     cost: Decimal
+    cached: int
+    saved: Decimal
 
 
 _COLUMNS: Final[Mapping[Dimension, ColumnElement[Any]]] = {
@@ -63,11 +66,13 @@ _COLUMNS: Final[Mapping[Dimension, ColumnElement[Any]]] = {
 _MADE_A_COST = or_(ledger.c.input_tokens > 0, ledger.c.output_tokens > 0)
 _SUMS = (
     func.count(),
-    func.count().filter(~_MADE_A_COST),
+    func.count().filter(~_MADE_A_COST, ~ledger.c.cached),
     func.count().filter(ledger.c.estimated),
     func.count().filter(ledger.c.cost.is_(None), _MADE_A_COST),
     *(func.coalesce(func.sum(ledger.c[name]), 0) for name in ("input_tokens", "output_tokens", "cached_tokens")),
     func.coalesce(func.sum(ledger.c.cost), Decimal(0)),
+    func.count().filter(ledger.c.cached),
+    func.coalesce(func.sum(ledger.c.saved_cost), Decimal(0)),
 )
 
 
@@ -110,5 +115,8 @@ class SpendStore:
 
 def _spend(by: Sequence[Dimension], row: Sequence[Any]) -> Spend:
     group = {dimension: str(value) for dimension, value in zip(by, row, strict=False)}
-    calls, refused, estimated, unpriced, read, written, cached, cost = row[len(by) :]
-    return Spend(group, calls, refused, estimated, unpriced, int(read), int(written), int(cached), Decimal(cost))
+    calls, refused, estimated, unpriced, *tokens, cost, cached, saved = row[len(by) :]
+    read, written, reread = map(int, tokens)
+    return Spend(
+        group, calls, refused, estimated, unpriced, read, written, reread, Decimal(cost), cached, Decimal(saved)
+    )

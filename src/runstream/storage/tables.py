@@ -178,6 +178,8 @@ attempts = Table(
     # What the provider calls an answer that it goes on with by itself. It stands with one attempt of a run: the one
     # that reads it, or the last one that did. What is still there when nobody will take it up is to be stopped.
     Column("response_id", Text),
+    # Its answer is of a call that another run began, and pays for.
+    Column("shared", Boolean, nullable=False, server_default=text("false")),
     # An entry of the ledger, by estimate: entered where the run ends before another attempt reads that answer.
     Column("owed", JSONB(none_as_null=True)),
     _time("started_at", required=True),
@@ -196,7 +198,8 @@ attempts = Table(
 )
 
 
-# One row for each call to a provider. It outlives its run: what was spent stays spent.
+# One row for each call to a provider, and for each that was not made because its answer was there: that one is
+# `cached`, and took nothing. It outlives its run: what was spent stays spent.
 ledger = Table(
     "ledger",
     metadata,
@@ -215,6 +218,8 @@ ledger = Table(
     Column("estimated", Boolean, nullable=False),
     Column("cost", Numeric(20, 10)),
     Column("price_version", String(64)),
+    Column("cached", Boolean, nullable=False, server_default=text("false")),
+    Column("saved_cost", Numeric(20, 10)),
     _time("made_at", required=True),
     Index("ix_ledger_tenant_made_at", "tenant", "made_at"),
 )

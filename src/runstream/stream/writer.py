@@ -30,9 +30,16 @@ log = structlog.get_logger(__name__)
 class Writer:
     """Writes one attempt's events. Appending never waits: what is not yet sent stays in the transcript."""
 
-    def __init__(self, run_id: str, attempt: int, loop: "WriteLoop", on_fenced: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        run_id: str,
+        attempt: int,
+        loop: "WriteLoop",
+        on_fenced: Callable[[], None],
+        transcript: Transcript | None = None,
+    ) -> None:
         self.run_id = run_id
-        self.transcript = Transcript(attempt)
+        self.transcript = transcript or Transcript(attempt)
         self.sent = 0
         self.fenced = False
         self.taken = False
@@ -44,19 +51,19 @@ class Writer:
     def append(self, type_: str, data: Mapping[str, Any]) -> None:
         """Add an event to the transcript, to be sent as soon as the call before has returned."""
         self.transcript.append(type_, data)
-        self._send_soon()
+        self.send_soon()
 
     def append_text(self, text: str) -> None:
         """Add a delta of the model's text, as `append` does it: this comes for every token."""
         self.transcript.append_text(DELTA, text)
-        self._send_soon()
+        self.send_soon()
 
     @property
     def urgent(self) -> bool:
         """Somebody waits for this: the first token, or the end."""
         return self._settled is not None or self.sent <= 1 < self.transcript.end
 
-    def _send_soon(self) -> None:
+    def send_soon(self) -> None:
         if self.sent < self.transcript.end and not self.fenced:
             self._loop.wake(self)
 
@@ -112,10 +119,17 @@ class WriteLoop:
         self._hurry = asyncio.Event()
         self._due = 0.0
 
-    def open(self, run_id: str, attempt: int, on_fenced: Callable[[], None]) -> Writer:
-        """`on_fenced` is called when the log says that a newer attempt writes this run."""
+    def open(
+        self, run_id: str, attempt: int, on_fenced: Callable[[], None], transcript: Transcript | None = None
+    ) -> Writer:
+        """`on_fenced` is called when the log says that a newer attempt writes this run.
+
+        With a `transcript` it sends all of that, and goes on with it.
+        """
         self._open += 1
-        return Writer(run_id, attempt, self, on_fenced)
+        writer = Writer(run_id, attempt, self, on_fenced, transcript)
+        writer.send_soon()
+        return writer
 
     def wake(self, writer: Writer) -> None:
         if writer not in self._waiting:

@@ -55,12 +55,13 @@ class Restarted(BaseModel):
 
 
 class Completed(BaseModel):
-    """`run.completed`: terminal."""
+    """`run.completed`: terminal. `cached` where the answer was there already, and nothing was paid for it."""
 
     status: Literal["completed"]
     finish_reason: str
     usage: UsageObject | None
     cost: str | None
+    cached: Literal[True] | None = None
 
 
 class Failed(BaseModel):

@@ -8,7 +8,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from runstream.api.schemas.fields import WhereThereIsSome
 from runstream.api.schemas.outcomes import Failure, FindingObject, UsageObject
-from runstream.domain.run import AttemptRecord, Complexity, Outcome, Run, Status
+from runstream.domain.run import AttemptRecord, Caching, Complexity, Outcome, Run, Status
 from runstream.domain.usage import dollars
 from runstream.features.chat import ChatInput, ToolCall
 
@@ -34,6 +34,13 @@ class RunRequest(BaseModel):
         Complexity | None, Field(description="How hard it is: the model may be routed by it, and may ask for it.")
     ] = None
     subject: Subject | None = None
+    cache: Annotated[
+        Caching | None,
+        Field(
+            description="`read` takes the answer to the same request of your tenant where one is kept, `refresh` asks "
+            "anew and keeps that, `off` does neither. The feature's own where it is left out."
+        ),
+    ] = None
     metadata: Annotated[
         dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=512)]],
         Field(max_length=32, description="Kept with the run and given back."),

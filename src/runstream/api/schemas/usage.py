@@ -16,6 +16,8 @@ class UsageSum(BaseModel):
     `cost` is in US dollars, of all calls but the `unpriced_calls`, whose model has no known price. Tokens of
     `estimated_calls` are not the provider's count: it never gave one. `refused_calls` bought nothing: their provider
     refused, or failed before its first token.
+    `cached_calls` were not made, as their answer was there already, and would have cost the `saved_cost`, as far as
+    their price is known.
     """
 
     tenant: str | SkipJsonSchema[None] = None
@@ -33,6 +35,8 @@ class UsageSum(BaseModel):
     output_tokens: int
     cached_tokens: int
     cost: str
+    cached_calls: int
+    saved_cost: str
 
     @classmethod
     def of(cls, spend: Spend) -> "UsageSum":
@@ -47,6 +51,8 @@ class UsageSum(BaseModel):
                 "output_tokens": spend.output_tokens,
                 "cached_tokens": spend.cached_tokens,
                 "cost": dollars(spend.cost),
+                "cached_calls": spend.cached,
+                "saved_cost": dollars(spend.saved),
             }
         )
 

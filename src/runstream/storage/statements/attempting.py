@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     BindParameter,
     ColumnElement,
+    Integer,
     Numeric,
     Select,
     String,
@@ -22,6 +23,7 @@ from sqlalchemy import (
     case,
     cast,
     column,
+    false,
     func,
     insert,
     literal,
@@ -73,6 +75,8 @@ _CALL = (
     "estimated",
     "cost",
     "price_version",
+    "cached",
+    "saved_cost",
 )
 _TOLD = ("attempt", "user_id", "feature", "model", *_CALL[1:6], "cost")
 _WARN_CALL_COST: BindParameter[Any] = bindparam("warn_call_cost", type_=ledger.c.cost.type)
@@ -194,6 +198,7 @@ def _owed_by(changed: CTE, was: BindParameter[str], names: Sequence[str]) -> Sel
         "feature": changed.c.feature,
         "model": changed.c.model,
         **{name: call.c[name] for name in _CALL},
+        "cached": false(),
     }
     return (
         select(*(entry[name] for name in names))
@@ -223,9 +228,11 @@ CLAIM = _beginning(
         runs.c.queue,
         runs.c.priority,
         runs.c.feature,
+        runs.c.prompt_version,
         runs.c.model,
         runs.c.complexity,
         runs.c.input,
+        runs.c.policy["cache"].astext.label("cache"),
         runs.c.worker,
         func.extract("epoch", func.now() - runs.c.available_at).label("waited"),
         runs.c.restart_reason,
@@ -243,6 +250,7 @@ REQUEUE = _ending(
     .values(
         status=Status.QUEUED,
         worker=None,
+        max_attempts=runs.c.max_attempts + bindparam("more_attempts", type_=Integer),
         restart_reason=bindparam("reason"),
         available_at=func.now() + SECONDS,
         enqueued_at=func.now() + SECONDS,
@@ -266,6 +274,7 @@ END = _ending(
         finish_reason=bindparam("finished_for"),
         cost=_SPENT,
         **_FINDINGS,
+        cached=bindparam("from_cache"),
         **_GENERATION,
     ),
     was=WAS,

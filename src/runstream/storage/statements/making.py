@@ -17,6 +17,7 @@ _GIVEN = (
     "model",
     "complexity",
     "input",
+    "policy",
     "metadata",
     "subject_type",
     "subject_id",

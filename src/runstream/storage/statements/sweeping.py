@@ -40,6 +40,7 @@ LAPSED = (
         attempts.c.provider,
         attempts.c.provider_model,
         attempts.c.response_id,
+        attempts.c.shared,
     )
     .outerjoin(attempts, and_(attempts.c.run_id == runs.c.id, attempts.c.attempt == runs.c.attempt))
     .where(

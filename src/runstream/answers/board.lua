@@ -1,0 +1,49 @@
+-- One step of those who share answers. KEYS: the answer to a request, the call that asks for it, and the beginning of
+-- the names of who reads a call. ARGV: step, call, milliseconds that what is said holds, reader, answer to disregard.
+-- Answers two values: what there is, or whether the call is still the one; and its name, or how many others read it.
+
+local step, call, lease, reader = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local asking = redis.call('GET', KEYS[2])
+
+local function read_by(name)
+  redis.call('ZADD', KEYS[3] .. name, now + lease, reader)
+  redis.call('PEXPIRE', KEYS[3] .. name, lease)
+end
+
+local function readers()
+  redis.call('ZREMRANGEBYSCORE', KEYS[3] .. call, '-inf', now)
+  return redis.call('ZCARD', KEYS[3] .. call)
+end
+
+if step == 'open' then
+  local answered = redis.call('GET', KEYS[1])
+  if answered and answered ~= ARGV[5] then return {'answered', answered} end
+  if asking then
+    read_by(asking)
+    return {'asking', asking}
+  end
+  redis.call('SET', KEYS[2], call, 'PX', lease)
+  return {'own', call}
+end
+if step == 'lead' then
+  if not asking then
+    redis.call('SET', KEYS[2], call, 'PX', lease)
+  elseif asking == call then
+    redis.call('PEXPIRE', KEYS[2], lease)
+  end
+  return {1, readers()}
+end
+if step == 'follow' then
+  read_by(call)
+  return {asking == call and 1 or 0, 0}
+end
+if step == 'leave' then
+  redis.call('ZREM', KEYS[3] .. call, reader)
+  return {0, 0}
+end
+-- 'abandon': only where nobody else reads it; 'release': in any case
+local others = readers()
+if asking == call and (step == 'release' or others == 0) then redis.call('DEL', KEYS[2]) end
+return {0, others}

@@ -1,0 +1,99 @@
+"""Who has the answer to a request, and who asks for it: names by the request's key, and nothing of what is said."""
+
+import asyncio
+from collections.abc import Sequence
+from enum import StrEnum
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis
+
+from runstream.redis_script import ScriptConnection
+
+_PREFIX = "runstream:answer:"
+
+
+class Step(StrEnum):
+    """What `board.lua` does."""
+
+    OPEN = "open"
+    LEAD = "lead"
+    FOLLOW = "follow"
+    LEAVE = "leave"
+    ABANDON = "abandon"
+    RELEASE = "release"
+
+
+class Found(StrEnum):
+    """What there is for a request."""
+
+    ANSWERED = "answered"
+    """A run that has the answer."""
+    ASKING = "asking"
+    """A call that another process makes."""
+    OWN = "own"
+    """Nothing: the call is the asker's to make."""
+
+
+class Kept(NamedTuple):
+    """What is told of a call at every turn: `holds` whether it is made still, `others` how many processes read it."""
+
+    holds: bool
+    others: int
+
+
+class Board:
+    """A call is its maker's for `lease` seconds after it last said so, and read by whoever said so in that time.
+
+    Each step is one script, so it happens as a whole, and those of one process happen in their order. All raise redis'
+    errors, OSError, TimeoutError.
+    """
+
+    def __init__(self, redis: Redis, worker: str, *, lease: float, timeout: float) -> None:
+        """`redis` is without a read timeout: `timeout`, in seconds, bounds a step."""
+        self._redis = redis
+        self._worker = worker
+        self._lease = int(lease * 1000)
+        self._timeout = timeout
+        source = files(__package__).joinpath("board.lua").read_text()
+        self._steps = ScriptConnection(redis, source, timeout=timeout)
+
+    async def open(self, key: str, call: str, *, disregard: str | None) -> tuple[Found, str]:
+        """What there is, and its name; where there is nothing, `call` is noted as this process's, else it reads on.
+
+        An answer to `disregard` is one that is not to be had.
+        """
+        found, name = await self._step(Step.OPEN, key, call, disregard or "")
+        return Found(found.decode()), name.decode()
+
+    async def keep_up(self, calls: Sequence[tuple[Step, str, str]]) -> list[Kept]:
+        """Say again of each call that it is led, or followed, here: its step, its key, its name."""
+        answers = await self._steps.each([self._asked(step, key, call) for step, key, call in calls])
+        return [Kept(bool(holds), others) for holds, others in answers]
+
+    async def leave(self, key: str, call: str) -> None:
+        """It is not read here any more."""
+        await self._step(Step.LEAVE, key, call)
+
+    async def abandon(self, key: str, call: str) -> bool:
+        """Make it nobody's, if nobody else reads it: whether that is so."""
+        return not (await self._step(Step.ABANDON, key, call))[1]
+
+    async def release(self, key: str, call: str) -> int:
+        """It is over; answers how many others read it."""
+        return int((await self._step(Step.RELEASE, key, call))[1])
+
+    async def keep(self, key: str, run_id: str, ttl: float) -> None:
+        """Keep for `ttl` seconds that a run has the answer, in the place of any other."""
+        async with asyncio.timeout(self._timeout):
+            await self._redis.set(_PREFIX + key, run_id, px=int(ttl * 1000))
+
+    async def aclose(self) -> None:
+        await self._steps.aclose()
+
+    async def _step(self, step: Step, key: str, call: str, more: str = "") -> Any:
+        return await self._steps(*self._asked(step, key, call, more))
+
+    def _asked(self, step: Step, key: str, call: str, more: str = "") -> tuple[list[str], list[str | int]]:
+        keys = [_PREFIX + key, f"runstream:asking:{key}", "runstream:reading:"]
+        return keys, [step, call, self._lease, self._worker, more]

@@ -1,0 +1,146 @@
+"""Answers that runs were given, to be given to others."""
+
+from datetime import timedelta
+from functools import partial
+from typing import NamedTuple
+
+from sqlalchemy import Boolean, bindparam, func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from runstream.domain.run import Status
+from runstream.domain.transcript import Transcript
+from runstream.domain.usage import ProviderCall, Usage
+from runstream.storage.database import ask
+from runstream.storage.rows import usage_of
+from runstream.storage.statements.parts import ID, SECONDS
+from runstream.storage.tables import attempts, ledger, runs
+
+_ASKED = runs.alias("asked")
+_ALIKE = ("tenant", "feature", "prompt_version", "model", "input")
+_ANSWER = (
+    select(
+        runs.c.transcript,
+        runs.c.finish_reason,
+        runs.c.provider,
+        runs.c.provider_model,
+        runs.c.input_tokens,
+        runs.c.output_tokens,
+        runs.c.cached_tokens,
+        runs.c.usage_estimated,
+    )
+    .join(_ASKED, _ASKED.c.id == bindparam("asked_by"))
+    .where(
+        runs.c.id == ID,
+        *(runs.c[name] == _ASKED.c[name] for name in _ALIKE),
+        runs.c.complexity.is_not_distinct_from(_ASKED.c.complexity),
+        runs.c.status == Status.COMPLETED,
+        ~runs.c.flagged,
+        runs.c.finished_at > func.now() - SECONDS,
+    )
+)
+
+_MARK_SHARED = (
+    update(attempts)
+    .where(attempts.c.run_id == bindparam("of_run"), attempts.c.attempt == bindparam("of_attempt"))
+    .values(shared=True)
+    .returning(attempts.c.run_id)
+)
+_AMEND = text("""
+    WITH was AS (SELECT cost FROM ledger WHERE run_id = :run_id AND attempt = :attempt AND call = :call),
+    amended AS (
+        INSERT INTO ledger (run_id, attempt, call, tenant, user_id, feature, model, provider, provider_model,
+            input_tokens, output_tokens, cached_tokens, estimated, cost, price_version)
+        SELECT runs.id, attempts.attempt, :call, runs.tenant, runs.user_id, runs.feature, runs.model, :provider,
+            :provider_model, :input_tokens, :output_tokens, :cached_tokens, :estimated, :cost, :price_version
+        FROM runs JOIN attempts ON attempts.run_id = runs.id
+        WHERE runs.id = :run_id AND attempts.attempt = :attempt AND attempts.outcome <> 'running'
+        ON CONFLICT (run_id, attempt, call) DO UPDATE SET provider = excluded.provider,
+            provider_model = excluded.provider_model, input_tokens = excluded.input_tokens,
+            output_tokens = excluded.output_tokens, cached_tokens = excluded.cached_tokens,
+            estimated = excluded.estimated, cost = excluded.cost, price_version = excluded.price_version
+        RETURNING run_id, attempt, tenant, cost
+    ),
+    added AS (SELECT amended.*, amended.cost - coalesce((SELECT cost FROM was), 0) AS more FROM amended),
+    raised AS (
+        UPDATE tenants SET budget_epoch = budget_epoch + 1 FROM added WHERE :last AND tenants.id = added.tenant
+    ),
+    attempted AS (
+        UPDATE attempts SET cost = coalesce(attempts.cost + added.more, added.more, attempts.cost) FROM added
+        WHERE attempts.run_id = added.run_id AND attempts.attempt = added.attempt
+    )
+    UPDATE runs SET cost = coalesce(runs.cost + added.more, added.more, runs.cost) FROM added
+    WHERE runs.id = added.run_id RETURNING runs.id
+""").bindparams(
+    *(
+        bindparam(name, type_=ledger.c[name].type)
+        for name in (
+            "run_id",
+            "attempt",
+            "call",
+            "provider",
+            "provider_model",
+            "input_tokens",
+            "output_tokens",
+            "cached_tokens",
+            "estimated",
+            "cost",
+            "price_version",
+        )
+    ),
+    bindparam("last", type_=Boolean),
+)
+"""Nothing where the attempt is not over: whoever ends it enters what it came to."""
+
+
+class Answer(NamedTuple):
+    """`provider` and `model` are of the call that it took, which came to `usage`."""
+
+    transcript: Transcript
+    finish_reason: str
+    provider: str
+    model: str
+    usage: Usage | None
+
+
+class AnswerStore:
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._ask = partial(ask, engine)
+
+    async def get(self, run_id: str, *, asked_by: str, ttl: float) -> Answer | None:
+        """The answer of a run, if it completed within the last `ttl` seconds.
+
+        None as well where the run `asked_by`, which it is for, is another tenant's or asks for anything else: the rows
+        themselves are compared, so whatever led here can be wrong. Raises Unavailable.
+        """
+        rows = await self._ask(_ANSWER, run_id=run_id, asked_by=asked_by, seconds=timedelta(seconds=ttl))
+        if not rows:
+            return None
+        row = rows[0]
+        usage = usage_of(row._mapping)
+        return Answer(Transcript.load(0, row.transcript), row.finish_reason, row.provider, row.provider_model, usage)
+
+    async def mark_shared(self, run_id: str, attempt: int) -> None:
+        """An attempt's answer is of a call that another run began, and pays for. Raises Unavailable."""
+        await self._ask(_MARK_SHARED, of_run=run_id, of_attempt=attempt)
+
+    async def amend(self, run_id: str, attempt: int, number: int, call: ProviderCall, *, last: bool) -> None:
+        """Enter anew what a call of an attempt that is over came to: it went on for others.
+
+        With the `last` word on it, the tenant's limits are to be counted anew. Raises Unavailable.
+        """
+        usage = call.usage or Usage(0, 0)
+        await self._ask(
+            _AMEND,
+            run_id=run_id,
+            attempt=attempt,
+            call=number,
+            provider=call.provider,
+            provider_model=call.model,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cached_tokens=usage.cached_tokens,
+            estimated=usage.estimated,
+            cost=call.cost,
+            price_version=call.price_version,
+            last=last,
+        )
