@@ -8,8 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from runstream.answers.board import Board
 from runstream.gateway.cache import Keeping
 from runstream.gateway.generate import Gateway
-from runstream.runs.answers import Answers
-from runstream.runs.shared_calls import SharedCalls
+from runstream.runs.sharing.answers import Answers
+from runstream.runs.sharing.calls import SharedCalls
 from runstream.storage.answers import AnswerStore
 from runstream.stream.log import TokenLog
 from runstream.stream.writer import WriteLoop

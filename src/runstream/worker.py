@@ -40,11 +40,11 @@ from runstream.queue.control import listen_for_cancels
 from runstream.queue.doorbell import WokenWorker
 from runstream.queue.enqueue import JobQueue
 from runstream.queue.lease import Lease
-from runstream.runs.answers import Answers
 from runstream.runs.execute import Execute
 from runstream.runs.reconcile import Reconcile
 from runstream.runs.recover import Sweep
-from runstream.runs.shared_calls import SharedCalls
+from runstream.runs.sharing.answers import Answers
+from runstream.runs.sharing.calls import SharedCalls
 from runstream.runs.spend_watch import SpendWatch
 from runstream.settings import Settings
 from runstream.storage.answers import AnswerStore

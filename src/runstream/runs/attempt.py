@@ -15,8 +15,8 @@ from runstream.domain.usage import Usage
 from runstream.gateway.guards.output import Screen
 from runstream.gateway.routes import Target
 from runstream.metrics import FOUND
-from runstream.runs.given import Given
 from runstream.runs.note import Note
+from runstream.runs.sharing.given import Given
 from runstream.stream.writer import Writer
 
 _OUT_OF_REACH = (ProviderUnavailable, ProviderRateLimited)

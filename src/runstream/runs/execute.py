@@ -28,12 +28,12 @@ from runstream.gateway.guards.guards import Guards
 from runstream.gateway.routes import RouteQuery
 from runstream.metrics import FENCED, FIRST_TOKEN, NOT_ENQUEUED, QUEUE_WAIT, RETRIED, RUNNING, TENANT_QUEUE_WAIT
 from runstream.queue.enqueue import JobQueue
-from runstream.runs.answers import Answers
 from runstream.runs.attempt import Attempt, Stop
 from runstream.runs.finish import completed, count, owing, settle, terminal_event
 from runstream.runs.intake import Intake
 from runstream.runs.meter import metered
 from runstream.runs.note import Note
+from runstream.runs.sharing.answers import Answers
 from runstream.storage.leases import Held
 from runstream.storage.runs import RunStore
 from runstream.stream.writer import WriteLoop

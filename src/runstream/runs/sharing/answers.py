@@ -19,10 +19,10 @@ from runstream.gateway.routes import Target
 from runstream.metrics import ANSWERS_LOOKED_UP, FIRST_TOKEN
 from runstream.providers.base import Piece
 from runstream.runs.attempt import Attempt, Stop
-from runstream.runs.given import Given, piece_of
 from runstream.runs.intake import Intake
-from runstream.runs.shared_call import SharedCall
-from runstream.runs.shared_calls import SharedCalls
+from runstream.runs.sharing.call import SharedCall
+from runstream.runs.sharing.calls import SharedCalls
+from runstream.runs.sharing.given import Given, piece_of
 from runstream.storage.answers import Answer, AnswerStore
 
 _PATIENCE = 3.0

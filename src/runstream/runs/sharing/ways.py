@@ -13,7 +13,7 @@ from runstream.gateway.generate import Gateway
 from runstream.gateway.routes import RouteQuery
 from runstream.providers.base import Finished, Opened, Piece
 from runstream.runs.attempt import Attempt
-from runstream.runs.shared_call import Finish, SharedCall, heard
+from runstream.runs.sharing.call import Finish, SharedCall, heard
 from runstream.stream.log import Entry, TokenLog
 
 _POLL = 0.03

@@ -11,7 +11,7 @@ from runstream.domain.usage import Usage
 from runstream.gateway.routes import Target
 from runstream.providers.base import Piece, ReasoningDelta, TextDelta, ToolCallDelta
 from runstream.runs.attempt import Attempt
-from runstream.runs.given import piece_of
+from runstream.runs.sharing.given import piece_of
 from runstream.stream.writer import Writer
 
 _FAILURES = {

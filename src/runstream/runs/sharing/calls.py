@@ -18,8 +18,8 @@ from runstream.domain.usage import estimate
 from runstream.gateway.generate import Gateway
 from runstream.runs.attempt import Attempt
 from runstream.runs.meter import calls_of
-from runstream.runs.shared_call import Finish, SharedCall
-from runstream.runs.shared_call_ways import follow, make
+from runstream.runs.sharing.call import Finish, SharedCall
+from runstream.runs.sharing.ways import follow, make
 from runstream.storage.answers import AnswerStore
 from runstream.stream.log import TokenLog
 from runstream.stream.writer import WriteLoop
