@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 from redis.asyncio import Redis
 
+from answering import answers_of
 from runstream.connections import guards
 from runstream.counters.book import Book
 from runstream.domain.cursor import START
@@ -143,6 +144,7 @@ async def guarded(
                 write_loop=loop,
                 gateway=gateway,
                 guards=guard,
+                answers=answers_of(redis, engine, gateway, log, loop),
                 features=FEATURES,
                 retry_delays=[0],
                 max_output_chars=100_000,

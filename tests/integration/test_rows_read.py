@@ -116,7 +116,8 @@ async def test_the_sweep_and_the_metrics_read_what_has_not_ended(engine: AsyncEn
     assert await lists.counts() == {"queued": QUEUED, "running": RUNNING}
     questions: dict[str, Callable[[], Awaitable[Any]]] = {
         "lapsed": lambda: store.lapsed(100),
-        "stranded": lambda: store.stranded(overdue=3600, limit=100),
+        "waiting": lambda: store.tenants_waiting(beyond="", limit=100),
+        "stranded": lambda: store.stranded([TENANT], overdue=3600, limit=100),
         "unread": lambda: store.unread(100),
         "counts": lists.counts,
         "queued": lambda: lists.queued("default"),
