@@ -35,7 +35,7 @@ from runstream.storage.runs import Inserted, RunStore
 _TRIES = 20
 """Reservations of one run that may turn out to be of an epoch that is over. Each time, all was read anew."""
 
-_LATER = {"complexity": None, "priority": Priority.DEFAULT}
+_LATER = {"complexity": None, "priority": Priority.DEFAULT, "cache": None}
 """What came to requests later, and stands there where they do not say it."""
 
 log = structlog.get_logger(__name__)
