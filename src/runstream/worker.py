@@ -51,6 +51,7 @@ from runstream.storage.answers import AnswerStore
 from runstream.storage.budgets import BudgetStore
 from runstream.storage.database import connect, open_pool
 from runstream.storage.leases import LeaseStore
+from runstream.storage.left_behind import LeftBehind
 from runstream.storage.pace import PaceStore
 from runstream.storage.runs import RunStore
 from runstream.stream.writer import WriteLoop
@@ -129,6 +130,7 @@ class _Process:
         )
         self._sweep = Sweep(
             store=store,
+            left=LeftBehind(self._engine),
             leases=leases,
             jobs=jobs,
             token_log=self._token_log,

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from runstream.domain.run import Ending, Request, Status
 from runstream.storage.database import connect
 from runstream.storage.leases import LeaseStore
+from runstream.storage.left_behind import LeftBehind
 from runstream.storage.lists import Filters, RunLists
 from runstream.storage.runs import RunStore
 
@@ -112,13 +113,13 @@ async def test_an_operators_page_reads_what_was_asked_for_since(engine: AsyncEng
 
 
 async def test_the_sweep_and_the_metrics_read_what_has_not_ended(engine: AsyncEngine) -> None:
-    store, lists, leases = RunStore(engine), RunLists(engine), LeaseStore(engine)
+    left, lists, leases = LeftBehind(engine), RunLists(engine), LeaseStore(engine)
     assert await lists.counts() == {"queued": QUEUED, "running": RUNNING}
     questions: dict[str, Callable[[], Awaitable[Any]]] = {
-        "lapsed": lambda: store.lapsed(100),
-        "waiting": lambda: store.tenants_waiting(beyond="", limit=100),
-        "stranded": lambda: store.stranded([TENANT], overdue=3600, limit=100),
-        "unread": lambda: store.unread(100),
+        "lapsed": lambda: left.lapsed(100),
+        "waiting": lambda: left.tenants_waiting(beyond="", limit=100),
+        "stranded": lambda: left.stranded([TENANT], overdue=3600, limit=100),
+        "unread": lambda: left.unread(100),
         "counts": lists.counts,
         "queued": lambda: lists.queued("default"),
         "forget": lambda: leases.forget_dead(3600),

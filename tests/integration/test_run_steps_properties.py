@@ -37,6 +37,7 @@ from runstream.runs.recover import Sweep
 from runstream.storage.budgets import BudgetStore
 from runstream.storage.database import connect
 from runstream.storage.leases import LeaseStore
+from runstream.storage.left_behind import LeftBehind
 from runstream.storage.runs import RunStore
 from runstream.stream.hub import Frame
 from runstream.stream.log import Outcome, TokenLog
@@ -169,6 +170,7 @@ class Worker:
         self.attempts: list[Mine] = []
         self.sweep = Sweep(
             store=self.store,
+            left=LeftBehind(engine),
             leases=self.leases,
             jobs=self.jobs,
             token_log=self.log,

@@ -18,7 +18,8 @@ from runstream.queue.enqueue import JobQueue
 from runstream.runs.finish import CallUnseen, count, end_unwritten, owing, unseen
 from runstream.runs.reconcile import Reconcile
 from runstream.storage.leases import LeaseStore
-from runstream.storage.runs import Lapsed, Queued, RunStore
+from runstream.storage.left_behind import Lapsed, LeftBehind, Queued
+from runstream.storage.runs import RunStore
 from runstream.stream.log import TokenLog
 
 _LIMIT = 100
@@ -39,6 +40,7 @@ class Sweep:
         self,
         *,
         store: RunStore,
+        left: LeftBehind,
         leases: LeaseStore,
         jobs: JobQueue,
         token_log: TokenLog,
@@ -56,6 +58,7 @@ class Sweep:
         keeps of a call whose worker was lost. `stop_answer` has a provider stop an answer that nobody will read.
         """
         self._store = store
+        self._left = left
         self._leases = leases
         self._jobs = jobs
         self._log = token_log
@@ -92,7 +95,7 @@ class Sweep:
         await self._reconcile()
 
     async def _take_up_lapsed(self) -> None:
-        lapsed = await self._store.lapsed(_LIMIT)
+        lapsed = await self._left.lapsed(_LIMIT)
         if not lapsed or not self._steady():
             return
         characters = await self._said(lapsed)
@@ -112,7 +115,7 @@ class Sweep:
         """A run that ended while its answer waited to be read on left its provider at work. The sweep does not wait."""
         if self._stop_answer is None:
             return
-        for answer in await self._store.unread(_LIMIT):
+        for answer in await self._left.unread(_LIMIT):
             log.info("answer_unread", provider=answer.provider, model=answer.model)
             stopping = asyncio.create_task(self._stop_answer(answer))
             self._stopping.add(stopping)
@@ -125,11 +128,11 @@ class Sweep:
             SWEEPS_FOUND.labels("jobs").inc()
 
     async def _enqueue_stranded(self) -> None:
-        tenants = await self._store.tenants_waiting(beyond=self._beyond, limit=_LIMIT)
+        tenants = await self._left.tenants_waiting(beyond=self._beyond, limit=_LIMIT)
         self._beyond = tenants[-1] if len(tenants) == _LIMIT else ""
         if not tenants:
             return
-        stranded = await self._store.stranded(tenants, overdue=_OVERDUE, limit=_LIMIT)
+        stranded = await self._left.stranded(tenants, overdue=_OVERDUE, limit=_LIMIT)
         found = False
         for run in stranded:
             reached(Point.SWEEP_MARKED)

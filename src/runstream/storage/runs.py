@@ -21,7 +21,6 @@ from runstream.domain.run import (
     Generation,
     KeptAnswer,
     Outcome,
-    Priority,
     Request,
     Run,
     Status,
@@ -34,11 +33,10 @@ from runstream.storage.rows import (
     claim_of,
     findings_values,
     generation_values,
-    kept_answer,
     made_run,
     run_of,
 )
-from runstream.storage.statements import attempting, making, reading, sweeping
+from runstream.storage.statements import attempting, making, reading
 from runstream.storage.tables import runs
 from runstream.storage.together import Together
 
@@ -57,27 +55,6 @@ class Ended(NamedTuple):
     attempt: int
     retried_attempt: int | None
     transcript: Transcript | None
-
-
-class Lapsed(NamedTuple):
-    run_id: str
-    tenant: str
-    attempt: int
-    max_attempts: int
-    queue: str
-    priority: Priority
-    cancel_requested: bool
-    kept: KeptAnswer | None
-    shared: bool
-    """Its answer is of another run's call."""
-
-
-class Queued(NamedTuple):
-    run_id: str
-    tenant: str
-    attempt: int
-    queue: str
-    priority: Priority
 
 
 class RunStore:
@@ -303,24 +280,6 @@ class RunStore:
         rows = await self._ask(attempting.REQUEST_CANCEL, of=tenant, run_id=run_id)
         return rows[0].worker if rows else None
 
-    async def lapsed(self, limit: int) -> list[Lapsed]:
-        """Runs whose worker's lease has run out, by turns of their tenants."""
-        rows = await self._ask(sweeping.LAPSED, most=limit)
-        return [
-            Lapsed(
-                run_id=row.id,
-                tenant=row.tenant,
-                attempt=row.attempt,
-                max_attempts=row.max_attempts,
-                queue=row.queue,
-                priority=Priority(row.priority),
-                cancel_requested=row.cancel_requested,
-                kept=_kept(row),
-                shared=bool(row.shared),
-            )
-            for row in rows
-        ]
-
     async def note_answer(self, run_id: str, attempt: int, worker: str, answer: KeptAnswer) -> bool:
         """Keep with an attempt what its answer can be read on by; False where it is not this worker's, or is over."""
         rows = await self._ask(
@@ -333,23 +292,6 @@ class RunStore:
             answered_in=answer.id,
         )
         return bool(rows)
-
-    async def unread(self, limit: int) -> list[KeptAnswer]:
-        """Answers that providers go on with for nobody, each told once."""
-        return [KeptAnswer(*row) for row in await self._ask(sweeping.UNREAD, most=limit)]
-
-    async def tenants_waiting(self, *, beyond: str, limit: int) -> list[str]:
-        """Tenants that have queued runs, in order, from `beyond` on; an empty one is before all."""
-        return [row.tenant for row in await self._ask(sweeping.WAITING, beyond=beyond, most=limit)]
-
-    async def stranded(self, tenants: Sequence[str], *, overdue: float, limit: int) -> list[Queued]:
-        """Queued runs whose job should have been taken up `overdue` seconds ago; they count as enqueued anew.
-
-        They are taken by turns of these tenants, so that none waits for as many as another has.
-        Their job may be lost (a crash between commit and enqueue, an emptied Redis) or may only be waiting.
-        """
-        rows = await self._ask(sweeping.STRANDED, of_tenants=tenants, seconds=timedelta(seconds=overdue), most=limit)
-        return [Queued(row.id, row.tenant, row.attempt, row.queue, Priority(row.priority)) for row in rows]
 
     async def _ask_though_lost(self, statement: Executable, **values: Any) -> Sequence[Row[*tuple[Any, ...]]]:
         """Ask a second time where the connection broke: for what may be done twice."""
@@ -379,10 +321,6 @@ class RunStore:
             reserved=row.reserved_tokens is not None,
             costly=row.costly or (),
         )
-
-
-def _kept(row: Row[Any]) -> KeptAnswer | None:
-    return kept_answer(row.provider, row.provider_model, row.response_id)
 
 
 def _earlier(rows: Sequence[Row[Any]], body_hash: bytes | None) -> Inserted:

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 
 import orjson
 from tests.bench.clients import DirectClient
@@ -71,9 +72,10 @@ class GatewayOff(Runstream):
 
 
 class GatewayOn(Runstream):
-    """Every limit of every scope, too high to refuse anything; prices; two targets."""
+    """Every limit of every scope, too high to refuse anything; prices; two targets; a cache that has no answer yet."""
 
     name, title = "on", "Runstream, gateway on"
+    asked = MappingProxyType({"cache": "read"})
 
     def environment(self, bench: Bench, database: str) -> dict[str, str]:
         provider = {"kind": "openai", "base_url": f"{bench.provider_url}/v1", "api_keys": ["k"]}
