@@ -17,7 +17,7 @@ class ScriptConnection:
     """
 
     def __init__(self, redis: Redis, source: str, *, timeout: float) -> None:
-        """`timeout`, in seconds, bounds a call, connecting and its turn included; `redis` needs no read timeout."""
+        """`timeout`, in seconds, bounds a call, connecting and its turn included, in the place of `redis`' own."""
         self._redis = redis
         self._source = source
         self._sha = sha1(source.encode()).hexdigest()  # noqa: S324 - the name that Redis gives a script
@@ -52,6 +52,7 @@ class ScriptConnection:
         connection: AbstractConnection = self._redis.connection_pool.make_connection()
         try:
             await connection.connect()
+            connection.socket_timeout = None  # redis-py makes a task of every write to bound it; `each` bounds them all
             await _call(connection, "SCRIPT", "LOAD", self._source)
         except BaseException:
             await connection.disconnect(nowait=True)
