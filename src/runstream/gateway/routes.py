@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import lru_cache
 from hashlib import sha256
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +16,8 @@ from runstream.gateway.patterns import Patterns
 _MAX_MODEL = 256
 """Characters that a row keeps of a target's model: an attempt of a longer one could not be ended."""
 _POSITIONS = 2**48
+_REMEMBERED = 1000
+"""Names of models, each of a tenant, whose targets are remembered: each run asks for them several times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,7 @@ class Routes:
             _check(f"RUNSTREAM_TENANT_MODELS of {tenant!r}", own, providers)
         self._of_all = Patterns(models)
         self._of_tenant = {tenant: Patterns(own) for tenant, own in tenants.items()}
+        self._named = lru_cache(_REMEMBERED)(self._name)
 
     def names(self, tenant: str | None = None) -> list[str]:
         """The names that a tenant can ask for as they are, or everybody can."""
@@ -101,38 +105,43 @@ class Routes:
 
     def configured(self, tenant: str | None, model: str) -> Sequence[TargetConfig]:
         """All of a model's targets. Raises InvalidField where there is no such model, or a name gets too long."""
-        own = self._of_tenant.get(tenant) if tenant is not None else None
-        configs = (own.find(model) if own else None) or self._of_all.find(model)
-        if configs is None:
-            raise InvalidField("No model of this name is configured.", param="model")
-        if any(len(config.named(model).model) > _MAX_MODEL for config in configs):
-            raise InvalidField(f"The model's own name is longer than {_MAX_MODEL} characters.", param="model")
-        return configs
+        return [config for config, _ in self._named(tenant, model)]
 
     def targets(self, query: RouteQuery) -> list[Target]:
         """Those that fit a run, in the order in which they are tried: the canary first if it is its share's.
 
         Raises InvalidField, as `configured` does, and where no target fits that has no share.
         """
-        configs = self.configured(query.tenant, query.model)
+        named = self._named(query.tenant, query.model)
+        configs = [config for config, _ in named]
         sized = any(not config.takes_any_size for config in configs)
         tokens = estimate(query.input, 0).input_tokens if sized else 0
-        fit = [config for config in configs if config.takes_size(tokens) and config.takes_complexity(query.complexity)]
-        ordinary = [config for config in fit if config.canary is None]
+        fit = [each for each in named if each[0].takes_size(tokens) and each[0].takes_complexity(query.complexity)]
+        ordinary = [target for config, target in fit if config.canary is None]
         if not ordinary:
             raise _refusal([config for config in configs if config.canary is None], tokens, query.complexity)
         canary = _canary(configs, query.run_id)
-        chosen = [canary, *ordinary] if canary in fit else ordinary
-        return [config.named(query.model) for config in chosen if config is not None]
+        return [*(target for config, target in fit if config is canary), *ordinary]
 
     def resumed(self, query: RouteQuery, answer: KeptAnswer) -> Target:
         """Where an answer is read on, whether or not its target is one of the run's still."""
         target = Target(answer.provider, answer.model)
         try:
-            known = [config.named(query.model) for config in self.configured(query.tenant, query.model)]
+            known = [target for _, target in self._named(query.tenant, query.model)]
         except InvalidField:
             return target
         return next((each for each in known if each == target), target)
+
+    def _name(self, tenant: str | None, model: str) -> Sequence[tuple[TargetConfig, Target]]:
+        """What `configured` answers, each with the target that it stands for."""
+        own = self._of_tenant.get(tenant) if tenant is not None else None
+        configs = (own.find(model) if own else None) or self._of_all.find(model)
+        if configs is None:
+            raise InvalidField("No model of this name is configured.", param="model")
+        named = [(config, config.named(model)) for config in configs]
+        if any(len(target.model) > _MAX_MODEL for _, target in named):
+            raise InvalidField(f"The model's own name is longer than {_MAX_MODEL} characters.", param="model")
+        return named
 
 
 def _canary(configs: Sequence[TargetConfig], run_id: str) -> TargetConfig | None:
