@@ -75,13 +75,14 @@ def _tokens(characters: int) -> int:
 
 def _length(input: Mapping[str, Any]) -> int:
     """All text in it counts, roles and schemas too; an image that came as data does not."""
-    length, left = 0, list[Any]([input])
-    while left:
-        match left.pop():
-            case str(text):
-                length += 0 if text.startswith("data:") else len(text)
-            case dict() | Mapping() as fields:  # most are the former, which is quickly seen
-                left += fields.values()
-            case list(items):
-                left += items
+    length = 0
+    left: list[Any] = [input]
+    while left:  # not by patterns, which take five times as long: each run's input is gone through
+        value = left.pop()
+        if isinstance(value, str):
+            length += 0 if value.startswith("data:") else len(value)
+        elif isinstance(value, list):
+            left += value
+        elif isinstance(value, (dict, Mapping)):  # most are the former, which is quickly seen
+            left += value.values()
     return length
