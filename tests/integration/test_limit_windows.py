@@ -6,9 +6,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import redis
+from redis.asyncio import Redis
 
 from runstream.counters import book
-from runstream.domain.limits import Window
+from runstream.counters.book import Book, Outcome
+from runstream.domain.limits import Account, Limit, Measure, Party, Scope, Settlement, Take, Window
 
 DEADLINE = 20
 
@@ -31,3 +33,23 @@ def test_redis_and_python_agree_on_each_window(kind: Window, redis_url: str) -> 
     for moment, key, after in zip(moments, answer[::2], answer[1::2], strict=True):
         assert key == f"t:{kind}:{int(kind.start(moment).timestamp())}"
         assert after == int(kind.end(moment).timestamp())
+
+
+async def test_each_window_expires_after_it_has_turned(redis_url: str) -> None:
+    party, limits = Party("acme", "ada", "chat"), (Limit(Scope.TENANT, Measure.TOKENS, Window.DAY, 200),)
+    client = Redis.from_url(redis_url)
+    counters = Book(client, timeout=DEADLINE)
+    try:
+        at = await counters.begin("acme", "read")
+        assert at
+        assert await counters.install("acme", "read", 1, Account(at, [], {}), bounded=True)
+        for run in ("run_1", "run_2"):
+            assert (await counters.reserve(Take(run, party, 20, 5), limits)).outcome is Outcome.RESERVED
+            await counters.settle(Settlement("acme", run, 0, 1, 7, 3, at, ended=True, reserved=True))
+        for kind in Window:
+            key = f"runstream:limits:acme:{kind}:{int(kind.start(at).timestamp())}"
+            assert await client.hget(key, "tenant:tokens:") == b"14"
+            assert await client.expiretime(key) == int(kind.end(at).timestamp()) + 3600
+    finally:
+        await counters.aclose()
+        await client.aclose()

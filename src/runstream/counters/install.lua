@@ -11,7 +11,10 @@ for _, kind in ipairs({ 'minute', 'day', 'month' }) do
   redis.call('DEL', (window(kind, now)), (window(kind, now + 60)))
 end
 local read = cjson.decode(ARGV[6])
-for _, amount in ipairs(read.spent) do spend(amount[1], amount[2], { amount[3] }, amount[4]) end
+for _, amount in ipairs(read.spent) do
+  local key, after = window(amount[1], amount[2])
+  spend(key, after, { amount[3] }, amount[4])
+end
 for _, run in ipairs(read.open) do open(run[1], run[2], run[3], run[4], run[5], run[6], now) end
 redis.call('HSET', TENANT, 'epoch', ARGV[2], 'spend', ARGV[3])
 redis.call('EXPIRE', TENANT, ARGV[5])

@@ -7,4 +7,5 @@ local key = window('minute', tonumber(ARGV[5]))
 for _, name in ipairs(fields('requests', ARGV[2], ARGV[3])) do
   if redis.call('HINCRBY', key, name, '-1') <= 0 then redis.call('HDEL', key, name) end
 end
-close(ARGV[1])
+local kept = redis.call('HGET', OPEN, ARGV[1])
+if kept then close(ARGV[1], cjson.decode(kept)) end

@@ -46,6 +46,7 @@ if again or run == '' then outcome = RESERVED_NOW end
 local answer = { outcome, epoch, now, table.concat(uses, ' ') }
 if outcome == REFUSED or again or run == '' then return answer end
 
-spend('minute', now, fields('requests', user, feature), '1')
+local minute, after = window('minute', now)
+spend(minute, after, fields('requests', user, feature), '1')
 if bounded == '1' then open(run, user, feature, tokens, cost, settled, now) end
 return answer

@@ -42,11 +42,13 @@ local function fields(measure, user, feature)
   return { 'user:' .. measure .. ':' .. user, 'tenant:' .. measure .. ':', 'feature:' .. measure .. ':' .. feature }
 end
 
-local function spend(kind, at, names, amount)
+-- Count so much more in a window. One that is new begins with the first amount of each name: only then it is told when
+-- to expire.
+local function spend(key, after, names, amount)
   if amount == '0' then return end
-  local key, after = window(kind, at)
-  for _, name in ipairs(names) do redis.call('HINCRBY', key, name, amount) end
-  redis.call('EXPIREAT', key, string.format('%d', after + KEEP))
+  local sum
+  for _, name in ipairs(names) do sum = redis.call('HINCRBY', key, name, amount) end
+  if sum == tonumber(amount) then redis.call('EXPIREAT', key, string.format('%d', after + KEEP)) end
 end
 
 local function book(sign, measure, user, feature, amount)
@@ -63,10 +65,8 @@ local function open(run, user, feature, tokens, cost, settled, now)
   book('', 'runs', user, feature, '1')
 end
 
-local function close(run)
-  local kept = redis.call('HGET', OPEN, run)
-  if not kept then return end
-  local user, feature, tokens, cost = unpack(cjson.decode(kept))
+local function close(run, record)
+  local user, feature, tokens, cost = unpack(record)
   redis.call('HDEL', OPEN, run)
   book('-', 'tokens', user, feature, tokens)
   book('-', 'cost', user, feature, cost)
@@ -87,12 +87,14 @@ local function settle(run, since, through, tokens, cost, at, ended)
     return
   end
   if settled < tonumber(through) then
+    local of_tokens, of_cost = fields('tokens', record[1], record[2]), fields('cost', record[1], record[2])
     for _, kind in ipairs({ 'minute', 'day', 'month' }) do
-      spend(kind, tonumber(at), fields('tokens', record[1], record[2]), tokens)
-      spend(kind, tonumber(at), fields('cost', record[1], record[2]), cost)
+      local key, after = window(kind, tonumber(at))
+      spend(key, after, of_tokens, tokens)
+      spend(key, after, of_cost, cost)
     end
     record[5] = through
-    redis.call('HSET', OPEN, run, cjson.encode(record))
+    if ended ~= '1' then redis.call('HSET', OPEN, run, cjson.encode(record)) end
   end
-  if ended == '1' then close(run) end
+  if ended == '1' then close(run, record) end
 end
