@@ -50,20 +50,23 @@ async def test_one_that_fails_fails_alone() -> None:
     assert calls.made == [[1, 13, 2], [1], [13], [2]]
 
 
-async def test_where_nobody_answers_those_who_have_waited_are_not_kept_waiting() -> None:
+@pytest.mark.parametrize(("missed", "away"), [(503, Unavailable), (13, ValueError)])
+async def test_where_nobody_answers_those_who_have_waited_are_not_kept_waiting(
+    missed: int, away: type[Exception]
+) -> None:
     calls = Calls()
-    together = Together(calls)
+    together = Together(calls, away=away)
     calls.go_on.clear()
-    first = asyncio.create_task(together(503))
+    first = asyncio.create_task(together(missed))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     second = asyncio.create_task(together(1))
     await asyncio.sleep(0)
     calls.go_on.set()
     for waiting in (first, second):
-        with pytest.raises(Unavailable):
+        with pytest.raises(away):
             await waiting
-    assert calls.made == [[503]]
+    assert calls.made == [[missed]]
     assert await together(2) == 4
 
 

@@ -21,6 +21,7 @@ from runstream.domain.errors import (
     Unauthenticated,
     UnsupportedMediaType,
 )
+from runstream.domain.limits import Left
 
 _BY_STATUS: dict[int, type[RunstreamError]] = {
     400: InvalidRequest,
@@ -43,7 +44,7 @@ def respond(error: RunstreamError) -> JSONResponse:
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, ceil(error.retry_after)))
     if isinstance(error, LimitReached):
-        headers |= rate_headers(error.uses)
+        headers |= rate_headers(Left.of(error.uses))
     if error.status == Unauthenticated.status:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse({"error": body}, status_code=error.status, headers=headers)

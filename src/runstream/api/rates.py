@@ -5,39 +5,54 @@ and for how many seconds. Limits of cost are left out, for those fields count in
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import lru_cache
-from math import ceil
+from time import time
+from typing import NamedTuple
 
-from runstream.domain.limits import Measure, Use, Window
+from runstream.domain.limits import Left, Limit, Measure, Window
 
 _UNITS = {Measure.REQUESTS: "requests", Measure.RUNS: "concurrent-requests", Measure.TOKENS: "tokens"}
 
 
-def rate_headers(uses: Sequence[Use]) -> dict[str, str]:
+class _Form(NamedTuple):
+    """The fields, but for what is left of the limits at these `places`."""
+
+    policy: str
+    left: str
+    places: Sequence[int]
+
+
+def rate_headers(left: Left) -> dict[str, str]:
     """Of each limit, by its name; none where nothing is limited."""
-    counted = [use for use in uses if use.limit.measure is not Measure.COST]
-    if not counted:
+    form = _form(left.limits, left.turns, int(time()))
+    if not form.places:
         return {}
-    now = datetime.now(UTC)
-    turns = {use.limit.window: use.resets_at for use in counted}
-    windows = {window: _window(window, at, now) for window, at in turns.items()}
+    amounts = left.amounts
+    remaining = tuple([max(0, amounts[place]) for place in form.places])
+    return {"RateLimit-Policy": form.policy, "RateLimit": form.left % remaining}
+
+
+@lru_cache(maxsize=256)  # all that is answered within a second differs in what is left alone
+def _form(limits: tuple[Limit, ...], turns: tuple[int, ...], now: int) -> _Form:
+    places = [place for place, limit in enumerate(limits) if limit.measure is not Measure.COST]
     policies, left = [], []
-    for use in counted:
-        limit = use.limit
-        width, rest = windows[limit.window]
+    for place in places:
+        limit = limits[place]
+        width, rest = _window(limit.window, turns[place], now)
         policies.append(f'"{limit.name}";q={limit.most};qu="{_UNITS[limit.measure]}"{width}')
-        left.append(f'"{limit.name}";r={use.remaining}{rest}')
-    return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(left)}
+        left.append(f'"{limit.name}";r=%d{rest}')
+    return _Form(", ".join(policies), ", ".join(left), places)
 
 
-def _window(window: Window | None, turns: datetime | None, now: datetime) -> tuple[str, str]:
+def _window(window: Window | None, turns: int, now: int) -> tuple[str, str]:
     """How many seconds the window is wide, and how many of them are left."""
-    if window is None or turns is None:
+    if window is None:
         return "", ""
-    return f";w={_width(window, turns)}", f";t={max(0, ceil((turns - now).total_seconds()))}"
+    return f";w={_width(window, turns)}", f";t={max(0, turns - now)}"
 
 
 @lru_cache(maxsize=16)
-def _width(window: Window, turns: datetime) -> int:
-    return int((turns - window.start(turns - timedelta(seconds=1))).total_seconds())
+def _width(window: Window, turns: int) -> int:
+    first = window.start(datetime.fromtimestamp(turns - 1, UTC))
+    return turns - int(first.timestamp())

@@ -62,10 +62,10 @@ async def create_run(
         raise InvalidRequest("An Idempotency-Key is 1 to 255 visible ASCII characters.", param="Idempotency-Key")
     wait = _preferred_wait(prefer)
     after = _cursor(last_event_id)
-    run, new, uses = await services.submit(
+    run, new, left = await services.submit(
         tenant=asking.tenant, user=asking.user, asked=_asked(body), idempotency_key=idempotency_key
     )
-    headers = {"Location": f"/v1/runs/{run.id}", **rate_headers(uses)}
+    headers = {"Location": f"/v1/runs/{run.id}", **rate_headers(left)}
     if not new:
         headers["Idempotency-Replayed"] = "true"
     if _wants_events(accept):

@@ -12,7 +12,7 @@ import orjson
 from redis.asyncio import Redis
 
 from runstream.counters.away import Away, answering
-from runstream.domain.limits import Account, Limit, Measure, OpenRun, Party, Scope, Settlement, Take, Use
+from runstream.domain.limits import Account, Left, Limit, Measure, OpenRun, Party, Scope, Settlement, Take, Use
 from runstream.redis_script import ScriptConnection
 from runstream.storage.together import Together
 
@@ -24,6 +24,7 @@ _TENANTS = "runstream:tenants-with-limits"
 
 
 _Call = tuple[Sequence[str], Sequence[str | int]]
+_MEASURES = tuple(Measure)
 
 
 class Outcome(IntEnum):
@@ -36,12 +37,30 @@ class Outcome(IntEnum):
 
 
 class Answer(NamedTuple):
-    """`uses` are as they are with the reservation; where it was refused, without."""
+    """`counted` are of each limit in turn what is spent, what is reserved, and the second at which its window turns."""
 
     outcome: Outcome
     epoch: int
     at: datetime
-    uses: Sequence[Use]
+    limits: tuple[Limit, ...]
+    party: Party
+    counted: Sequence[int]
+
+    @property
+    def uses(self) -> list[Use]:
+        """As they are without what was asked for, if it was."""
+        each = zip(self.limits, self.counted[::3], self.counted[1::3], self.counted[2::3], strict=False)
+        return [
+            Use(limit, self.party.of(limit.scope), spent, reserved, _moment(turns) if turns else None)
+            for limit, spent, reserved, turns in each
+        ]
+
+    def left(self, take: Take) -> Left:
+        """What is left with the reservation. Asked for with every run: so it makes no `Use` of each limit."""
+        takes = [take.of(measure) for measure in _MEASURES]
+        each = zip(_measured(self.limits), self.counted[::3], self.counted[1::3], strict=False)
+        amounts = [most - spent - reserved - takes[measure] for (most, measure), spent, reserved in each]
+        return Left(self.limits, amounts, tuple(self.counted[2::3]))
 
 
 class Book:
@@ -55,9 +74,7 @@ class Book:
     def __init__(self, redis: Redis, *, timeout: float) -> None:
         """`timeout`, in seconds, bounds a call."""
         self._redis = redis
-        scripts = {name: ScriptConnection(redis, _script(name), timeout=timeout) for name in ("reserve", "settle")}
-        self._reserve, self._settle = scripts["reserve"], scripts["settle"]
-        self._reserves = Together(self._reserve_all)
+        self._reserve, self._settle = (_Script(redis, name, timeout) for name in ("reserve", "settle"))
         self._timeout = timeout
 
     async def reserve(self, take: Take, limits: Sequence[Limit]) -> Answer:
@@ -71,21 +88,10 @@ class Book:
     async def _ask(self, take: Take, limits: Sequence[Limit], run_id: str, *, bounded: bool) -> Answer:
         party = take.party
         arguments: list[str | int] = [run_id, party.user, party.feature, take.tokens or 0, take.cost or 0]
-        arguments += [take.settled, int(bounded), _told(tuple(limits))]
-        answered = await self._reserves(([_key(party.tenant)], arguments))
-        if isinstance(answered, Away):
-            raise Away(*answered.args) from answered
-        outcome, epoch, now, counted = answered
-        made = run_id and outcome == Outcome.RESERVED
-        return Answer(Outcome(outcome), int(epoch), _moment(now), _uses(limits, party, counted, take if made else None))
-
-    async def _reserve_all(self, asked: Sequence[_Call]) -> list[Any]:
-        """All that was asked while the last ones were answered; nobody is asked twice, for it may have been done."""
-        try:
-            with answering():
-                return await self._reserve.each(asked)
-        except Away as away:
-            return [away] * len(asked)
+        limits = tuple(limits)
+        arguments += [take.settled, int(bounded), _told(limits)]
+        outcome, epoch, now, counted = await self._reserve(([_key(party.tenant)], arguments))
+        return Answer(Outcome(outcome), int(epoch), _moment(now), limits, party, list(map(int, counted.split())))
 
     async def release(self, take: Take, epoch: int, at: datetime) -> None:
         """Give back what was reserved for a run that was not made; nothing where the epoch is another one."""
@@ -95,8 +101,7 @@ class Book:
     async def settle(self, done: Settlement) -> None:
         """Count what an attempt came to, once, however often it is told."""
         counted = (done.since, done.through, done.tokens, done.cost, _second(done.at), int(done.ended))
-        with answering():
-            await self._settle([_key(done.tenant)], [done.run_id, *counted])
+        await self._settle(([_key(done.tenant)], [done.run_id, *counted]))
 
     async def begin(self, tenant: str, token: str) -> datetime | None:
         """Be the one who reads the tenant's counters from Postgres; answers Redis' time, None while another does."""
@@ -159,6 +164,25 @@ class Book:
         await self._settle.aclose()
 
 
+class _Script:
+    """Called once for all who ask while the last ones are answered. None is made twice, for it may have been done."""
+
+    def __init__(self, redis: Redis, name: str, timeout: float) -> None:
+        self._connection = ScriptConnection(redis, _script(name), timeout=timeout)
+        self._together: Together[_Call, Any] = Together(self._each, away=Away)
+
+    async def __call__(self, call: _Call) -> Any:
+        """Raises Away."""
+        return await self._together(call)
+
+    async def _each(self, calls: Sequence[_Call]) -> list[Any]:
+        with answering():
+            return await self._connection.each(calls)
+
+    async def aclose(self) -> None:
+        await self._connection.aclose()
+
+
 def _script(name: str) -> str:
     here = files(__package__)
     return here.joinpath("tenant.lua").read_text() + here.joinpath(f"{name}.lua").read_text()
@@ -176,15 +200,10 @@ def _told(limits: tuple[Limit, ...]) -> str:
     ).decode()
 
 
-def _uses(limits: Sequence[Limit], party: Party, counted: bytes, take: Take | None) -> list[Use]:
-    """What `reserve.lua` has counted, and what is taken of it now."""
-    uses, amounts = [], map(int, counted.split())
-    for limit, spent, reserved, turns in zip(limits, amounts, amounts, amounts, strict=False):
-        more = take.of(limit.measure) if take else 0
-        now, later = (0, more) if limit.bounds_spend else (more, 0)
-        until = _moment(turns) if turns else None
-        uses.append(Use(limit, party.of(limit.scope), spent + now, reserved + later, until))
-    return uses
+@lru_cache(maxsize=1024)
+def _measured(limits: tuple[Limit, ...]) -> list[tuple[int, int]]:
+    """The most of each, and the place of its measure: quicker to look up by than the measure."""
+    return [(limit.most, _MEASURES.index(limit.measure)) for limit in limits]
 
 
 def _field(scope: Scope, measure: Measure, whose: str) -> str:

@@ -102,6 +102,25 @@ class Use(NamedTuple):
         return self.spent + self.reserved + more <= self.limit.most
 
 
+class Left(NamedTuple):
+    """What is left of each limit, and the seconds, since 1970, at which their windows turn; 0 where they have none.
+
+    An amount is less than nothing where more was taken than the limit allows.
+    """
+
+    limits: tuple[Limit, ...] = ()
+    amounts: Sequence[int] = ()
+    turns: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, uses: Sequence[Use]) -> "Left":
+        turns = (int(use.resets_at.timestamp()) if use.resets_at else 0 for use in uses)
+        return cls(tuple(use.limit for use in uses), [use.remaining for use in uses], tuple(turns))
+
+
+UNLIMITED = Left()
+
+
 @dataclass(frozen=True, slots=True)
 class Take:
     """What one run takes of limits. Tokens and cost are None where nothing bounds what is spent."""
@@ -171,7 +190,7 @@ class Hold:
     take: Take
     epoch: int
     at: datetime
-    uses: Sequence[Use] = ()
+    left: Left = UNLIMITED
     check: Callable[[Account], None] | None = None
 
     def columns(self) -> dict[str, Any]:

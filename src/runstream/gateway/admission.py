@@ -94,7 +94,7 @@ class Admission:
             return Hold(take, 0, datetime.now(UTC), check=lambda account: _check(take, limits, account))
         if answer.outcome is Outcome.REFUSED:
             raise _refusal(take, answer.uses, answer.at)
-        return Hold(take, answer.epoch, answer.at, answer.uses)
+        return Hold(take, answer.epoch, answer.at, answer.left(take))
 
     async def release(self, hold: Hold | None) -> None:
         """Give back what was held for a row that was not made. Where Redis does not answer, the sweep does it."""

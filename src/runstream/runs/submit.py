@@ -1,6 +1,6 @@
 """Accept a run: the row first, the job second."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from runstream.domain.errors import (
     Unavailable,
 )
 from runstream.domain.ids import new_id
-from runstream.domain.limits import Hold, Party, Use
+from runstream.domain.limits import UNLIMITED, Hold, Left, Party
 from runstream.domain.run import Caching, Complexity, Priority, Request, Run
 from runstream.features.base import Feature
 from runstream.gateway.admission import Admission, Wanted
@@ -42,11 +42,11 @@ log = structlog.get_logger(__name__)
 
 
 class Submitted(NamedTuple):
-    """`uses` are those of all limits that hold for who asked, where the run is new."""
+    """`left` is what is left of all limits that hold for who asked, where the run is new."""
 
     run: Run
     new: bool
-    uses: Sequence[Use]
+    left: Left
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +101,9 @@ class Submit:
         run_id = new_id("run")
         request = self._request(run_id, tenant, asked)
         body_hash = _hash(asked) if idempotency_key is not None else None
-        uses: Sequence[Use] = ()
+        left = UNLIMITED
         try:
-            (run, same_body), uses = await self._make(
+            (run, same_body), left = await self._make(
                 run_id, Party(tenant, user, request.feature), request, idempotency_key, body_hash
             )
         except (LimitReached, TooManyQueued, QueueFull):
@@ -119,11 +119,11 @@ class Submit:
             reached(Point.SUBMIT_COMMITTED)
             await self._enqueue(run)
             reached(Point.SUBMIT_ENQUEUED)
-        return Submitted(run, same_body is None, uses if same_body is None else ())
+        return Submitted(run, same_body is None, left if same_body is None else UNLIMITED)
 
     async def _make(
         self, run_id: str, party: Party, request: Request, idempotency_key: str | None, body_hash: bytes | None
-    ) -> tuple[Inserted, Sequence[Use]]:
+    ) -> tuple[Inserted, Left]:
         """Reserve, and write the row while that is good; what has become of it is kept or given back."""
         wanted = Wanted(run_id, party, request.model, request.input, complexity=request.complexity)
         for _ in range(_TRIES):
@@ -140,7 +140,7 @@ class Submit:
                 continue
             if inserted.same_body is not None:
                 await self._admission.release(hold)
-            return inserted, hold.uses if hold else ()
+            return inserted, hold.left if hold else UNLIMITED
         raise Unavailable("The tenant's limits cannot be read now: try again shortly.", retry_after=1)
 
     async def _insert(
