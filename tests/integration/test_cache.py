@@ -13,6 +13,7 @@ from redis.asyncio import Redis as AsyncRedis
 from answering import answers_of
 from caller import Caller, own_model, words
 from reliability import reading, rows
+from runstream.domain.prompt import Prompt
 from runstream.domain.run import Caching, Claim, Generation, Priority
 from runstream.domain.usage import Usage
 from runstream.embedded.port import free_port
@@ -23,6 +24,7 @@ from runstream.gateway.pricing import Prices
 from runstream.gateway.routes import Routes, TargetConfig
 from runstream.providers.base import Timeouts
 from runstream.runs.attempt import Attempt
+from runstream.runs.intake import Intake
 from runstream.runs.note import Note
 from runstream.storage.database import connect
 from runstream.stream.log import TokenLog
@@ -172,11 +174,12 @@ async def test_a_redis_or_a_postgres_that_is_away_keeps_no_answer_and_fails_no_r
             token_log = TokenLog(client, timeout=1, ttl=60, ended_ttl=60)
             loop = WriteLoop(token_log)
             answers = answers_of(client, engine, gateway, token_log, loop)
-            await answers.keep(claim, "stop", Generation(usage=Usage(1, 51)))
             attempt = Attempt(
                 claim, lambda fenced, loop=loop: loop.open("run_1", 1, fenced), Note(None, "", claim), lambda: True
             )
-            assert not await answers.give(attempt, lambda piece: False)
+            attempt.finish_reason = "stop"
+            await answers.keep(attempt, Generation(usage=Usage(1, 51)))
+            assert not await answers.give(attempt, Prompt(()), Intake(attempt, 100))
             assert (attempt.given, attempt.writer.transcript.end) == (None, 0)
     await engine.dispose()
 

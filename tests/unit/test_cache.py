@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runstream.domain.findings import Action, Finding, Where
 from runstream.domain.run import Caching, Claim, Complexity, Priority
 from runstream.domain.usage import Usage
 from runstream.features.chat import ChatInput, Message
@@ -107,22 +108,26 @@ def test_a_request_has_one_key_however_its_fields_are_ordered_and_whichever_run_
 
 
 @pytest.mark.parametrize(
-    ("finish_reason", "usage", "kept"),
+    ("finish_reason", "usage", "found", "kept"),
     [
-        ("stop", Usage(1, 51), True),
-        ("tool_calls", Usage(1, 51, estimated=True), True),
-        ("stop", Usage(1, 50), False),
-        ("stop", None, False),
-        ("length", Usage(1, 51), False),
-        ("max_output_chars", Usage(1, 51), False),
-        ("content_filter", Usage(1, 51), False),
-        (None, Usage(1, 51), False),
+        ("stop", Usage(1, 51), None, True),
+        ("tool_calls", Usage(1, 51, estimated=True), None, True),
+        ("stop", Usage(1, 51), Action.NORMALIZE, True),
+        ("stop", Usage(1, 51), Action.FLAG, False),
+        ("stop", Usage(1, 51), Action.STRIP, False),
+        ("stop", Usage(1, 50), None, False),
+        ("stop", None, None, False),
+        ("length", Usage(1, 51), None, False),
+        ("max_output_chars", Usage(1, 51), None, False),
+        ("content_filter", Usage(1, 51), None, False),
+        (None, Usage(1, 51), None, False),
     ],
 )
-def test_only_complete_answers_of_some_length_are_kept(
-    finish_reason: str | None, usage: Usage | None, kept: bool
+def test_only_complete_and_unflagged_answers_of_some_length_are_kept(
+    finish_reason: str | None, usage: Usage | None, found: Action | None, kept: bool
 ) -> None:
-    assert Keeping(ttl=60, min_tokens=50).keeps(finish_reason, usage) is kept
+    findings = [Finding("secret", found, Where.INPUT)] if found else []
+    assert Keeping(ttl=60, min_tokens=50).keeps(finish_reason, usage, findings) is kept
 
 
 def turned(value: Any) -> Any:
