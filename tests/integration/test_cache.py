@@ -74,6 +74,13 @@ async def test_the_same_request_is_given_the_answer_that_is_there_and_costs_noth
     assert "cached" not in (await caller.events(first["id"]))[-1].data
 
 
+async def test_an_attempt_that_is_given_an_answer_is_known_to_have_bought_nothing_if_its_worker_is_lost(stack, caller):
+    model = own_model(LONG)
+    runs = [await asked(caller, model) for _ in range(2)]
+    shared = [await rows(stack, "select shared from attempts where run_id = $1", run["id"]) for run in runs]
+    assert [attempt["shared"] for (attempt,) in shared] == [False, True]
+
+
 @pytest.mark.parametrize("model", ["tools:20:60", "reasoning:30:60", "unicode:60"])
 async def test_an_answer_of_any_kind_is_given_again_whole_and_in_few_pieces(caller, model):
     first, again = await asked(caller, model), await asked(caller, model)

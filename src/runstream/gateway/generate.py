@@ -116,9 +116,10 @@ class Gateway:
         """What the ledger keeps of the targets that were tried in turn, each with the use that it made."""
         return [self._prices.called(target, usage) for target, usage in tried]
 
-    def call_saved(self, target: Target, usage: Usage | None) -> ProviderCall:
+    def call_saved(self, claim: Claim, provider: str, model: str, usage: Usage | None) -> ProviderCall:
         """What the ledger keeps of a call that was not made, as its answer was there: it would have come to `usage`."""
-        would = self._prices.called(target, usage if target.provider in self._providers else None)
+        target = self._routes.target(RouteQuery.of(claim), provider, model)
+        would = self._prices.called(target, usage if provider in self._providers else None)
         return replace(would, usage=Usage(0, 0), cost=Decimal(0), cached=True, saved=would.cost)
 
     def request_key(self, claim: Claim) -> str:
@@ -132,7 +133,7 @@ class Gateway:
         """
         query = RouteQuery.of(run)
         if answer and answer.provider in self._providers:
-            return self._prices.called(self._routes.resumed(query, answer), usage)
+            return self._prices.called(self._routes.target(query, answer.provider, answer.model), usage)
         try:
             return self._prices.called(self._routes.targets(query)[0], usage)
         except InvalidField:  # the model is not configured any more
@@ -200,7 +201,7 @@ class Gateway:
         """Asks about each target when its turn comes: who is let through to a failing one is on trial there."""
         targets = self._routes.targets(query)
         if resume is not None:
-            yield self._routes.resumed(query, resume), resume
+            yield self._routes.target(query, resume.provider, resume.model), resume
         none = True
         for target in targets:
             passed_over = self._load.full(target) or self._providers[target.provider].keys.rests()

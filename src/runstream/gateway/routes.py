@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from runstream.domain.errors import ConfigurationError, InvalidField
-from runstream.domain.run import Claim, Complexity, KeptAnswer, Run
+from runstream.domain.run import Claim, Complexity, Run
 from runstream.domain.usage import Rates, estimate
 from runstream.gateway.patterns import Patterns
 
@@ -123,9 +123,9 @@ class Routes:
         canary = _canary(configs, query.run_id)
         return [*(target for config, target in fit if config is canary), *ordinary]
 
-    def resumed(self, query: RouteQuery, answer: KeptAnswer) -> Target:
-        """Where an answer is read on, whether or not its target is one of the run's still."""
-        target = Target(answer.provider, answer.model)
+    def target(self, query: RouteQuery, provider: str, model: str) -> Target:
+        """Where an answer came from, as it is configured now, whether or not it is one of the run's targets still."""
+        target = Target(provider, model)
         try:
             known = [target for _, target in self._named(query.tenant, query.model)]
         except InvalidField:

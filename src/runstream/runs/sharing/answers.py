@@ -15,7 +15,6 @@ from runstream.domain.prompt import Prompt
 from runstream.domain.run import Caching, Claim, Generation
 from runstream.gateway.cache import Keeping
 from runstream.gateway.generate import Gateway
-from runstream.gateway.routes import Target
 from runstream.metrics import ANSWERS_LOOKED_UP, FIRST_TOKEN
 from runstream.providers.base import Piece
 from runstream.runs.attempt import Attempt, Stop
@@ -84,7 +83,8 @@ class Answers:
         return None
 
     async def _repeat(self, attempt: Attempt, answer: Answer, intake: Intake) -> None:
-        attempt.given = Given(self._gateway.call_saved(Target(answer.provider, answer.model), answer.usage))
+        await self._mark(attempt.claim)
+        attempt.given = Given(self._gateway.call_saved(attempt.claim, answer.provider, answer.model, answer.usage))
         attempt.first_token()
         pieces = [piece for event in answer.transcript.since(0) for piece in piece_of(event)]
         await intake.take((), _each(pieces))
@@ -109,7 +109,8 @@ class Answers:
             if own:
                 attempt.usage = call.finish.usage
             else:
-                attempt.given = Given(self._gateway.call_saved(call.finish.target, call.finish.usage))
+                _, target, usage = call.finish
+                attempt.given = Given(self._gateway.call_saved(attempt.claim, target.provider, target.model, usage))
 
     async def _mark(self, claim: Claim) -> None:
         """Have it written down before anything is shown: an attempt that is lost counts by what it showed."""
