@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import asyncpg
@@ -16,7 +16,7 @@ from runstream.counters.book import Book
 from runstream.domain.cursor import START
 from runstream.domain.events import Event
 from runstream.domain.ids import new_id
-from runstream.domain.run import Request, Run
+from runstream.domain.run import Caching, Request, Run
 from runstream.features.base import Feature
 from runstream.features.chat import Chat
 from runstream.gateway.circuits import Circuits
@@ -71,11 +71,17 @@ class Guarded:
         return await self.get(run_id), await self.events(run_id)
 
     async def create(
-        self, *said: Any, model: str, feature: str = "chat", attempts: int = 1, messages: Any = None
+        self,
+        *said: Any,
+        model: str,
+        feature: str = "chat",
+        attempts: int = 1,
+        messages: Any = None,
+        cache: Caching = Caching.OFF,
     ) -> str:
         run_id = new_id("run")
         asked = messages or [{"role": "user", "content": content} for content in said]
-        request = Request(feature, "1", model, {"messages": asked}, {})
+        request = Request(feature, "1", model, {"messages": asked}, {}, cache=cache)
         await self.store.insert(run_id, tenant=TENANT, user="ada", request=request, queue="q", max_attempts=attempts)
         return run_id
 
@@ -89,9 +95,12 @@ class Guarded:
         return [entry.event() for entry in entries]
 
     async def ledger(self, run_id: str) -> list[asyncpg.Record]:
+        return await self.rows("select * from ledger where run_id = $1", run_id)
+
+    async def rows(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
         connection = await asyncpg.connect(self._url, timeout=DEADLINE)
         try:
-            return await connection.fetch("select * from ledger where run_id = $1", run_id)
+            return await connection.fetch(query, *arguments)
         finally:
             await connection.close()
 
@@ -113,9 +122,14 @@ async def guarded(
     *,
     rules: Mapping[str, Any] | None = None,
     moderation: str | None = None,
+    targets: Sequence[TargetConfig] = (TargetConfig("p/*"),),
+    addresses: Mapping[str, str] | None = None,
     **moderated: Any,
 ) -> AsyncIterator[Guarded]:
-    """`rules` are RUNSTREAM_GUARDS, `moderation` is the model that judges, and `moderated` the rest of its settings."""
+    """`rules` are RUNSTREAM_GUARDS, `moderation` is the model that judges, and `moderated` the rest of its settings.
+
+    `targets` are those of every model, at the provider `p`, which is simulated, and at those with `addresses`.
+    """
     connection = await asyncpg.connect(database_url, timeout=DEADLINE)
     await connection.execute("insert into tenants (id) values ($1) on conflict do nothing", TENANT)
     await connection.close()
@@ -130,12 +144,18 @@ async def guarded(
         loop = WriteLoop(log)
         sending = asyncio.create_task(loop.run())
         async with (
-            aclosing(OpenAIChat(ProviderConfig("p", "openai", simulator.url, ("k",)))) as provider,
+            AsyncExitStack() as open_,
             aclosing(guards(settings)) as guard,
         ):
-            routes, prices = Routes({"*": [TargetConfig("p/*")]}, ["p"]), Prices({"p": "http://p"}, {})
+            providers = {
+                name: await open_.enter_async_context(
+                    aclosing(OpenAIChat(ProviderConfig(name, "openai", address, ("k",))))
+                )
+                for name, address in {"p": simulator.url, **(addresses or {})}.items()
+            }
+            routes, prices = Routes({"*": targets}, providers), Prices(dict.fromkeys(providers, "http://p"), {})
             lines = Lines({}, wait=0, reserved_output=0)
-            gateway = Gateway(routes, {"p": provider}, Timeouts(), prices, Circuits(), lines)
+            gateway = Gateway(routes, providers, Timeouts(), prices, Circuits(), lines)
             execute = Execute(
                 worker=WORKER,
                 store=store,

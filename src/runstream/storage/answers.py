@@ -60,7 +60,8 @@ _AMEND = text("""
             estimated = excluded.estimated, cost = excluded.cost, price_version = excluded.price_version
         RETURNING run_id, attempt, tenant, cost
     ),
-    added AS (SELECT amended.*, amended.cost - coalesce((SELECT cost FROM was), 0) AS more FROM amended),
+    added AS (SELECT amended.*, coalesce(amended.cost - was.cost, amended.cost, -was.cost) AS more
+        FROM amended LEFT JOIN was ON true),
     raised AS (
         UPDATE tenants SET budget_epoch = budget_epoch + 1 FROM added WHERE :last AND tenants.id = added.tenant
     ),

@@ -1,6 +1,7 @@
 """A call whose answer any number of runs are given, while it comes."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from typing import Any, NamedTuple
 
@@ -47,6 +48,7 @@ class SharedCall:
         self.finish: Finish | None = None
         self.failure: Exception | None = None
         self._stopped = False
+        self._missing_since: float | None = None
         self._opened: set[int] = set()
         self._news = asyncio.Event()
 
@@ -74,6 +76,17 @@ class SharedCall:
         """Wait until it is over."""
         while not self.over:
             await self._news.wait()
+
+    def seen(self, *, held: bool) -> None:
+        """Whether, as Redis has it now, the process that makes it still does."""
+        if held:
+            self._missing_since = None
+        elif self._missing_since is None:
+            self._missing_since = time.monotonic()
+
+    def missing(self, seconds: float) -> bool:
+        """Nobody has made it for so long, as far as is known here."""
+        return self._missing_since is not None and time.monotonic() - self._missing_since > seconds
 
     def stop(self) -> None:
         """Break it off, if it is not over."""

@@ -1,7 +1,6 @@
 """All calls of this process that runs may share: begun, kept up, passed on to other processes, ended, and paid for."""
 
 import asyncio
-import time
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
@@ -60,7 +59,6 @@ class SharedCalls:
         self._gateway = gateway
         self._calls: dict[str, SharedCall] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._missing: dict[str, float] = {}
         self._some = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -138,6 +136,7 @@ class SharedCalls:
             if not isinstance(error, ProviderError):
                 log.error("shared_call_broke", **whereabouts(error))  # noqa: TRY400 - without what it says
             how = error
+        call.task = None  # there is nothing left to break off
         try:
             if not isinstance(how, Finish):
                 await self._close(call)  # before anybody is told: who tries again is to make another
@@ -165,6 +164,7 @@ class SharedCalls:
             async with asyncio.timeout(_PATIENCE):
                 nobody = await self._board.abandon(call.key, call.name)
         if nobody and call.readers == 0:
+            self._forget(call)  # who comes while it closes is to make another
             call.stop()
 
     async def _close(self, call: SharedCall) -> None:
@@ -193,18 +193,21 @@ class SharedCalls:
                 async with asyncio.timeout(_OUTLIVED):
                     await call.ended()
             over = call.over
-            owed = call.shared and not leader.kept  # what is kept is paid for by who reads it on
+            more = call.shared or call.finish is not None
+            owed = more and not leader.kept  # what is kept is paid for by who reads it on
             if (not owed or await self._pay(call, leader, last=over)) and over:
                 return
 
     async def _pay(self, call: SharedCall, leader: Attempt, *, last: bool) -> bool:
         """Whether it is written."""
         claim, usage = leader.claim, call.finish and call.finish.usage
-        calls = calls_of(leader, self._gateway, usage or estimate(claim.input, call.transcript.characters))
-        if not calls:
-            return True
+        if usage is None and leader.bought[-1:] == [True]:
+            usage = estimate(claim.input, call.transcript.characters)
+        calls = calls_of(leader, self._gateway, usage)
         try:
-            await self._store.amend(claim.run_id, claim.attempt, len(calls), calls[-1], last=last)
+            for number, made in enumerate(calls, 1):
+                last_word = last and number == len(calls)
+                await self._store.amend(claim.run_id, claim.attempt, number, made, last=last_word)
         except Unavailable as error:
             log.warning("shared_call_not_paid", run_id=claim.run_id, error=error.message)
             await asyncio.sleep(_OUTLIVED)
@@ -215,13 +218,12 @@ class SharedCalls:
 
     async def _follow(self, call: SharedCall) -> None:
         try:
-            await follow(call, self._log, lambda: self._is_lost(call))
+            await follow(call, self._log, lambda: call.missing(_GRACE))
+        except (KeyError, ValueError, TypeError) as error:  # what another version of Runstream may have written
+            log.error("shared_call_not_understood", **whereabouts(error))  # noqa: TRY400 - without what it says
         finally:
             self._forget(call)
-
-    def _is_lost(self, call: SharedCall) -> bool:
-        missing = self._missing.get(call.name)
-        return missing is not None and time.monotonic() - missing > _GRACE
+            call.end(SharedCallLost())  # if nothing else has
 
     # Both.
 
@@ -231,18 +233,13 @@ class SharedCalls:
         steps = [(Step.LEAD if call.leader else Step.FOLLOW, call.key, call.name) for call in calls]
         for call, kept in zip(calls, await self._board.keep_up(steps), strict=True):
             if call.leader is None:
-                if kept.holds:
-                    self._missing.pop(call.name, None)
-                else:
-                    self._missing.setdefault(call.name, time.monotonic())
-                continue
-            if kept.others and self._calls.get(call.key) is call:
+                call.seen(held=kept.holds)
+            elif kept.others and self._calls.get(call.key) is call:
                 self._write(call)
             elif call.readers == 0 and not call.over:
                 self._spawn(self._abandon(call))
 
     def _forget(self, call: SharedCall) -> None:
-        self._missing.pop(call.name, None)
         if self._calls.get(call.key) is call:
             del self._calls[call.key]
 
