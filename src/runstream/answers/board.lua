@@ -1,6 +1,7 @@
--- One step of those who share answers. KEYS: the answer to a request, the call that asks for it, and the beginning of
--- the names of who reads a call. ARGV: step, call, milliseconds that what is said holds, reader, answer to disregard.
--- Answers two values: what there is, or whether the call is still the one; and its name, or how many others read it.
+-- One step of those who share answers. KEYS: the answer to a request, the call that asks for it, and the beginnings of
+-- the names of who reads a call, and of that it is being made: it is though another one asks for the same, as may be
+-- once Redis was emptied. ARGV: step, call, milliseconds that what is said holds, reader, answer to disregard.
+-- Answers two values: what there is, or whether the call is being made; and its name, or how many others read it.
 
 local step, call, lease, reader = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local clock = redis.call('TIME')
@@ -10,6 +11,10 @@ local asking = redis.call('GET', KEYS[2])
 local function read_by(name)
   redis.call('ZADD', KEYS[3] .. name, now + lease, reader)
   redis.call('PEXPIRE', KEYS[3] .. name, lease)
+end
+
+local function made()
+  redis.call('SET', KEYS[4] .. call, reader, 'PX', lease)
 end
 
 local function readers()
@@ -25,9 +30,11 @@ if step == 'open' then
     return {'asking', asking}
   end
   redis.call('SET', KEYS[2], call, 'PX', lease)
+  made()
   return {'own', call}
 end
 if step == 'lead' then
+  made()
   if not asking then
     redis.call('SET', KEYS[2], call, 'PX', lease)
   elseif asking == call then
@@ -37,7 +44,7 @@ if step == 'lead' then
 end
 if step == 'follow' then
   read_by(call)
-  return {asking == call and 1 or 0, 0}
+  return {redis.call('EXISTS', KEYS[4] .. call), 0}
 end
 if step == 'leave' then
   redis.call('ZREM', KEYS[3] .. call, reader)
@@ -45,5 +52,8 @@ if step == 'leave' then
 end
 -- 'abandon': only where nobody else reads it; 'release': in any case
 local others = readers()
-if asking == call and (step == 'release' or others == 0) then redis.call('DEL', KEYS[2]) end
+if step == 'release' or others == 0 then
+  redis.call('DEL', KEYS[4] .. call)
+  if asking == call then redis.call('DEL', KEYS[2]) end
+end
 return {0, others}

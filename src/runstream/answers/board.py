@@ -36,7 +36,7 @@ class Found(StrEnum):
 
 
 class Kept(NamedTuple):
-    """What is told of a call at every turn: `holds` whether it is made still, `others` how many processes read it."""
+    """What is told of a call at every turn: `holds` whether it is still made, `others` how many processes read it."""
 
     holds: bool
     others: int
@@ -95,5 +95,5 @@ class Board:
         return await self._steps(*self._asked(step, key, call, more))
 
     def _asked(self, step: Step, key: str, call: str, more: str = "") -> tuple[list[str], list[str | int]]:
-        keys = [_PREFIX + key, f"runstream:asking:{key}", "runstream:reading:"]
+        keys = [_PREFIX + key, f"runstream:asking:{key}", "runstream:reading:", "runstream:making:"]
         return keys, [step, call, self._lease, self._worker, more]
