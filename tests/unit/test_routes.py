@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from runstream.domain.errors import ConfigurationError, InvalidField
 from runstream.domain.ids import new_id
-from runstream.domain.run import Complexity, KeptAnswer
+from runstream.domain.run import Complexity
 from runstream.domain.usage import Rates
 from runstream.gateway.routes import RouteQuery, Routes, Target, TargetConfig
 
@@ -180,12 +180,12 @@ def test_a_runs_targets_are_those_that_are_for_it_in_their_order_after_at_most_o
     assert ordinary == sorted(fit - canaries, key=int)
 
 
-def test_an_answer_is_read_on_at_the_price_of_its_target_if_it_is_still_the_runs() -> None:
+def test_an_answer_is_read_on_or_given_at_the_price_of_its_target_if_it_is_still_the_runs() -> None:
     price = Rates(Decimal(1), Decimal(2))
     known = routes(TargetConfig("p/x", price=price, complexity=HIGH), "p/y")
-    target = known.resumed(query(), KeptAnswer("p", "x", "resp_1"))
+    target = known.target(query(), "p", "x")
     assert (target, target.price, target.label) == (Target("p", "x"), price, "x")
-    gone = known.resumed(query(), KeptAnswer("q", "z", "resp_1"))
+    gone = known.target(query(), "q", "z")
     assert (gone, gone.price, gone.label) == (Target("q", "z"), None, "other")
 
 

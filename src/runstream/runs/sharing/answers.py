@@ -113,7 +113,10 @@ class Answers:
                 attempt.given = Given(self._gateway.call_saved(attempt.claim, target.provider, target.model, usage))
 
     async def _mark(self, claim: Claim) -> None:
-        """Have it written down before anything is shown: an attempt that is lost counts by what it showed."""
+        """Have it written down before anything is shown: a lost attempt that asked by itself is charged what it showed.
+
+        Waits while Postgres is away.
+        """
         pause = _PAUSE[0]
         while True:
             try:

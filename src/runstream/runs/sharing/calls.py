@@ -15,7 +15,7 @@ from runstream.domain.ids import new_id
 from runstream.domain.prompt import Prompt
 from runstream.domain.usage import estimate
 from runstream.gateway.generate import Gateway
-from runstream.runs.attempt import Attempt
+from runstream.runs.attempt import Attempt, Stop
 from runstream.runs.meter import calls_of
 from runstream.runs.sharing.call import Finish, SharedCall
 from runstream.runs.sharing.ways import follow, make
@@ -193,7 +193,7 @@ class SharedCalls:
                 async with asyncio.timeout(_OUTLIVED):
                     await call.ended()
             over = call.over
-            more = call.shared or call.finish is not None
+            more = call.shared or (call.finish is not None and leader.stopped is not Stop.FENCED)
             owed = more and not leader.kept  # what is kept is paid for by who reads it on
             if (not owed or await self._pay(call, leader, last=over)) and over:
                 return
