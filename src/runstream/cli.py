@@ -58,19 +58,19 @@ def dev(
 def api(host: Host = "127.0.0.1", port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000) -> None:
     """Serve the HTTP API."""
     from runstream.app import serve
-    from runstream.settings import load
+    from runstream.configuration import checked
 
-    if not serve(load(), host, port):
+    if not serve(checked(), host, port):
         raise typer.Exit(1)
 
 
 @app.command()
 def worker() -> None:
     """Run generations."""
-    from runstream.settings import load
+    from runstream.configuration import checked
     from runstream.worker import work
 
-    work(load())
+    work(checked())
 
 
 @app.command()

@@ -104,6 +104,13 @@ def key_rates(settings: Settings) -> Mapping[str, Rate]:
     return {name: rate for name, rate in rates.items() if rate != Rate(None, None)}
 
 
+def price_names(settings: Settings) -> None:
+    """Raises ConfigurationError where a price is nobody's."""
+    from runstream.gateway.pricing import check_names
+
+    check_names(settings.prices, settings.providers)
+
+
 def prices(settings: Settings) -> Prices:
     """Loads the list prices, which take memory and time."""
     from runstream.gateway.pricing import Prices

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from runstream.configuration import checked
 from runstream.connections import guards
 from runstream.doctor.configuration import check_configuration
 from runstream.doctor.moderation import check_moderation
 from runstream.domain.errors import ConfigurationError
 from runstream.providers.simulated import Simulator
-from runstream.settings import ModerationSettings, Settings, load, survey
+from runstream.settings import ModerationSettings, Settings, survey
 
 SECRET = "s3cret-9f27"
 
@@ -35,16 +36,11 @@ async def test_what_cannot_be_is_said_at_the_start_and_by_the_doctor(
 ) -> None:
     monkeypatch.setenv(f"RUNSTREAM_{variable}", json.dumps(value))
     with pytest.raises(ConfigurationError) as refused:
-        start()
+        checked()
     told = " ".join(finding.text for finding in await check_configuration(*survey()))
     for said in (refused.value.message, told):
         assert says in said
         assert SECRET not in said
-
-
-def start() -> None:
-    """As a worker does."""
-    guards(load())
 
 
 async def test_the_doctor_has_a_word_judged() -> None:

@@ -39,15 +39,15 @@ def test_nothing_is_limited_where_nothing_is_said() -> None:
 @pytest.mark.parametrize(
     ("value", "place"),
     [
-        ({"user": {"tokens_per_year": 1}}, "user.tokens_per_year"),
-        ({"users": {}}, "users"),
-        ({"tenant": {"cost_per_day": -1}}, "tenant.cost_per_day"),
-        ({"tenants": {"acme": {"feature": {"concurrent_runs": "many"}}}}, "tenants.acme.feature.concurrent_runs"),
+        ({"user": {"tokens_per_year": 1}}, "at user: There is no 'tokens_per_year' here"),
+        ({"users": {}}, ": There is no 'users' here"),
+        ({"tenant": {"cost_per_day": -1}}, "at tenant.cost_per_day: "),
+        ({"tenants": {"acme": {"feature": {"concurrent_runs": "many"}}}}, "at tenants.acme.feature.concurrent_runs: "),
     ],
 )
 def test_a_limit_that_is_none_is_said_at_its_place(value: dict, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNSTREAM_LIMITS", json.dumps(value))
-    with pytest.raises(ConfigurationError, match=f"RUNSTREAM_LIMITS at {place}: "):
+    with pytest.raises(ConfigurationError, match=f"RUNSTREAM_LIMITS ?{place}"):
         load()
 
 

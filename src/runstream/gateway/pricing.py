@@ -1,6 +1,6 @@
 """What a call costs, in US dollars: by the list price of its provider's model, or by what is configured."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
 from urllib.parse import urlsplit
@@ -37,11 +37,7 @@ class Prices:
 
         Raises ConfigurationError.
         """
-        for name in configured:
-            if name.partition("/")[0] not in addresses:
-                raise ConfigurationError(
-                    f"RUNSTREAM_PRICES: {name!r} is not 'provider/model' with a provider of RUNSTREAM_PROVIDERS."
-                )
+        check_names(configured, addresses)
         self._addresses = addresses
         self._configured = Patterns(configured)
         self._now = now
@@ -72,3 +68,13 @@ class Prices:
         list_price, version = self._list
         cost = list_price(self._addresses[target.provider], target.model, usage, self._now())
         return (None, None) if cost is None else (cost, version)
+
+
+def check_names(configured: Collection[str], providers: Collection[str]) -> None:
+    """Raises ConfigurationError."""
+    for name in configured:
+        provider, _, model = name.partition("/")
+        if not model or provider not in providers:
+            raise ConfigurationError(
+                f"RUNSTREAM_PRICES: {name!r} is not 'provider/model' with a provider of RUNSTREAM_PROVIDERS."
+            )

@@ -193,6 +193,10 @@ def _check(variable: str, models: Models, providers: Collection[str]) -> None:
                     f"{variable}: the target {config.target!r} of {name!r} is not 'provider/model' "
                     f"with a provider of RUNSTREAM_PROVIDERS."
                 )
+            if len(model) > _MAX_MODEL:
+                raise ConfigurationError(
+                    f"{variable}: a target of {name!r} has a model's name of more than {_MAX_MODEL} characters."
+                )
             if config.max_input_tokens is not None and config.max_input_tokens < config.min_input_tokens:
                 raise ConfigurationError(
                     f"{variable}: the target {config.target!r} of {name!r} takes no input: its max_input_tokens "

@@ -34,6 +34,8 @@ class Rules:
         for name in patterns:
             if not _NAME.fullmatch(name):
                 raise _wrong(f"the pattern {name!r} needs a name of a-z, 0-9 and _, of up to 64 characters")
+            if name in BUILTIN:
+                raise _wrong(f"there is a rule {name!r} already: give the pattern another name")
         for name in actions:
             if name not in known:
                 raise _wrong(f"there is no rule {name!r}. There are: {', '.join(known)}")

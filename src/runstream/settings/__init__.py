@@ -1,0 +1,161 @@
+"""Everything that can be configured, by RUNSTREAM_* variables. Read in the composition roots alone."""
+
+import os
+from collections.abc import Iterator
+from decimal import Decimal
+from difflib import get_close_matches
+from typing import Annotated
+
+from dotenv import dotenv_values
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from runstream.domain.errors import ConfigurationError
+from runstream.settings.parts import (
+    AllLimitSettings,
+    GuardSettings,
+    LimitSettings,
+    ModelSettings,
+    ModerationSettings,
+    PriceSettings,
+    ProviderSettings,
+    TargetSettings,
+)
+from runstream.settings.values import Dollars, FromJson, Name, Provider, Seconds, SecondsOrNone, Tenant
+
+__all__ = [
+    "AllLimitSettings",
+    "GuardSettings",
+    "LimitSettings",
+    "ModelSettings",
+    "ModerationSettings",
+    "Settings",
+    "TargetSettings",
+    "load",
+    "survey",
+]
+
+_PREFIX = "RUNSTREAM_"
+_FILE = ".env"
+_ALIKE = 0.85
+"""Of difflib's ratio: RUNSTREAM_LIMIT is like RUNSTREAM_LIMITS, and RUNSTREAM_REDIS_PORT like none."""
+_LONGEST_PART = 64
+"""Characters of a name that a sentence shows."""
+_SAID = {
+    "dict_type": 'It takes a JSON object: {"...": ...}',
+    "model_type": 'It takes a JSON object: {"...": ...}',
+    "model_attributes_type": 'It takes a JSON object: {"...": ...}',
+    "list_type": "It takes a JSON list: [...]",
+    "frozen_set_type": "It takes a JSON list: [...]",
+}
+"""In an operator's words, where pydantic speaks to a programmer."""
+
+
+class Settings(BaseSettings):
+    """Times are in seconds, sizes in bytes, unless the name says otherwise."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX,
+        env_file=_FILE,
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        enable_decoding=False,
+    )
+
+    database_url: SecretStr = SecretStr("postgresql://127.0.0.1:5432/runstream")
+    database_pool: int = Field(10, ge=1, le=10_000)
+    database_timeout: Seconds = 10
+    redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    redis_timeout: Seconds = 2
+
+    providers: Annotated[dict[Provider, ProviderSettings], FromJson] = {}
+    prices: Annotated[dict[Name, PriceSettings], FromJson] = {}
+    models: Annotated[ModelSettings, FromJson] = {}
+    tenant_models: Annotated[dict[Tenant, ModelSettings], FromJson] = {}
+    default_model: str | None = None
+    limits: Annotated[AllLimitSettings, FromJson] = AllLimitSettings(user=LimitSettings(requests_per_minute=20))
+    guards: Annotated[GuardSettings, FromJson] = GuardSettings()
+    moderation: Annotated[ModerationSettings | None, FromJson] = None
+    reserved_output_tokens: int = Field(1000, ge=0, le=10**9)
+    warn_call_cost: Dollars | None = None
+    warn_spend_times: Decimal | None = Field(None, ge=1, le=1_000_000)
+    warn_spend_floor: Dollars = Decimal(1)
+    provider_wait: SecondsOrNone = 30
+    connect_timeout: Seconds = 10
+    first_token_timeout: Seconds = 60
+    idle_timeout: Seconds = 60
+    run_timeout: Seconds = 900
+    max_output_chars: int = Field(2_000_000, ge=1, le=10**8)
+    cache_ttl: Seconds = Field(3600, ge=1)
+    cache_min_tokens: int = Field(50, ge=0, le=10**9)
+
+    queue: str = Field("default", pattern=r"^[a-z0-9_-]{1,64}$")
+    max_queued: int = Field(10_000, ge=1, le=10**9)
+    max_queued_per_tenant: int = Field(2_000, ge=1, le=10**9)
+    worker_slots: int = Field(500, ge=1, le=10**6)
+    worker_grace: SecondsOrNone = 20
+    worker_metrics_port: int = Field(0, ge=0, le=65535)
+    max_attempts: int = Field(3, ge=1, le=1000)
+    retry_delays: Annotated[list[SecondsOrNone], FromJson] = Field([10, 30, 60], min_length=1)
+    lease: Seconds = 3
+    lease_interval: Seconds = 1
+    sweep_interval: Seconds = 0.5
+
+    heartbeat: Seconds = 15
+    stream_max_age: Seconds = 3600
+    stream_buffer: int = Field(256 * 1024, ge=1, le=10**9)
+    reader_timeout: float = Field(60, ge=0.001, le=2_000_000)
+    stream_ttl: Seconds = Field(24 * 3600, ge=0.001)
+    stream_ended_ttl: Seconds = Field(60, ge=0.001)
+    max_body: int = Field(1_000_000, ge=1, le=10**9)
+    shutdown_grace: SecondsOrNone = 5
+
+    console: bool = False
+    console_key: SecretStr | None = None
+    log_format: str = Field("json", pattern="^(json|text)$")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+    crash_at: str | None = None
+
+
+def load() -> Settings:
+    """Read the environment. Raises ConfigurationError, which names the variable and never its value."""
+    settings, refused = survey()
+    if refused:
+        raise ConfigurationError(refused[0])
+    return settings
+
+
+def survey() -> tuple[Settings, list[str]]:
+    """Read the environment as far as it can be read; a sentence on each variable that cannot, and counts as not set."""
+    misnamed = list(_misnamed())
+    try:
+        return Settings(), misnamed
+    except ValidationError as error:
+        errors = error.errors(include_url=False, include_input=False)
+    unset = {str(each["loc"][0]) for each in errors}
+    defaults = {name: Settings.model_fields[name].get_default() for name in unset}
+    return Settings(**defaults), [*misnamed, *(_sentence(each) for each in errors)]
+
+
+def _misnamed() -> Iterator[str]:
+    """On variables whose names are nearly those of settings, and which would have no effect."""
+    known = {name.upper() for name in Settings.model_fields}
+    for variable in sorted({name.upper() for name in (*os.environ, *dotenv_values(_FILE))}):
+        name = variable.removeprefix(_PREFIX)
+        if name == variable or name in known:
+            continue
+        if alike := get_close_matches(name, known, n=1, cutoff=_ALIKE):
+            yield f"{variable} is no setting, and has no effect: call it {_PREFIX}{alike[0]}, or take it away."
+
+
+def _sentence(error: ErrorDetails) -> str:
+    variable, *path = error["loc"]
+    place = f" at {'.'.join(_readable(str(part)) for part in path)}" if path else ""
+    return f"{_PREFIX}{str(variable).upper()}{place}: {_SAID.get(error['type'], error['msg'])}"
+
+
+def _readable(part: str) -> str:
+    text = part if len(part) <= _LONGEST_PART else f"{part[:_LONGEST_PART]}..."
+    return text if text.isprintable() else repr(text)

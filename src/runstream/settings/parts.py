@@ -1,0 +1,96 @@
+"""The objects that settings are made of."""
+
+from decimal import Decimal
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BeforeValidator, Field
+
+from runstream.domain.limits import Scope
+from runstream.domain.run import Complexity
+from runstream.settings.values import Bound, Count, Dollars, File, Key, Name, Part, Price, Seconds, Tenant
+
+
+class ProviderSettings(Part):
+    kind: str
+    base_url: str
+    api_keys: list[Key] = Field([])
+    api_keys_file: File | None = None
+    background: bool = False
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+
+
+class PriceSettings(NamedTuple):
+    """US dollars for a million tokens."""
+
+    input: Price
+    output: Price
+    cached: Price | None = None
+
+
+def _as_target(value: Any) -> Any:
+    return {"target": value} if isinstance(value, str) else value
+
+
+class TargetSettings(Part):
+    """See gateway.routes.TargetConfig."""
+
+    target: Name
+    price: PriceSettings | None = None
+    min_input_tokens: Bound = 0
+    max_input_tokens: Bound | None = None
+    complexity: Annotated[frozenset[Complexity], Field(min_length=1)] = frozenset()
+    canary: Annotated[Decimal, Field(gt=0, le=1)] | None = None
+    concurrent_calls: Count | None = None
+
+
+ModelSettings = dict[Name, list[Annotated[TargetSettings, BeforeValidator(_as_target)]]]
+
+
+class LimitSettings(Part):
+    """What is null, or not there, is not limited; cost is in US dollars."""
+
+    requests_per_minute: Bound | None = None
+    concurrent_runs: Bound | None = None
+    tokens_per_minute: Bound | None = None
+    tokens_per_day: Bound | None = None
+    tokens_per_month: Bound | None = None
+    cost_per_minute: Dollars | None = None
+    cost_per_day: Dollars | None = None
+    cost_per_month: Dollars | None = None
+
+
+class ScopedLimitSettings(Part):
+    user: LimitSettings = LimitSettings()
+    tenant: LimitSettings = LimitSettings()
+    feature: LimitSettings = LimitSettings()
+
+    def bounds(self) -> dict[Scope, dict[str, int | Decimal | None]]:
+        """What was said of each scope, and nothing else."""
+        return {scope: getattr(self, scope).model_dump(exclude_unset=True) for scope in Scope}
+
+
+class AllLimitSettings(ScopedLimitSettings):
+    """For every tenant, but for what `tenants` say of some, setting by setting."""
+
+    tenants: dict[Tenant, ScopedLimitSettings] = Field({})
+
+
+class GuardSettings(Part):
+    """`patterns` of one's own by name; `rules` says what is done where a pattern fits, if that is not to flag."""
+
+    max_messages: Count | None = None
+    max_message_chars: Count | None = None
+    max_input_chars: Count | None = None
+    normalize: bool = True
+    patterns: dict[str, Annotated[str, Field(max_length=1000)]] = Field({}, max_length=100)
+    rules: dict[str, Literal["off", "flag", "strip", "refuse"]] = Field({})
+
+
+class ModerationSettings(Part):
+    base_url: str
+    api_keys: list[Key] = Field([])
+    model: Name = "omni-moderation-latest"
+    timeout: Seconds = 5
+    input: bool = True
+    output: bool = True

@@ -1,0 +1,96 @@
+"""What a setting may be: bounds of what Postgres, Redis and the clock can take, and JSON that hides nothing."""
+
+import json
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic_core import PydanticCustomError
+
+_LONGEST = 10 * 365 * 24 * 3600
+"""Seconds that stand for any time."""
+_MOST = 10**15
+"""Redis counts in floating point, exactly up to 2**53."""
+_DEAREST = 10_000
+"""US dollars for a million tokens. The largest count of tokens that a row takes still has a cost that a row takes."""
+
+
+def _from_json(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value, object_pairs_hook=_once)
+    except _Twice as error:
+        raise PydanticCustomError("json", "It names {name} twice in one place: say it once", {"name": error}) from None
+    except (ValueError, RecursionError) as error:
+        reason = "it is too deep" if isinstance(error, RecursionError) else str(error)
+        raise PydanticCustomError("json", "It takes JSON, and this is none: {reason}", {"reason": reason}) from None
+
+
+class _Twice(Exception):
+    """The name that an object has twice, of which JSON would take the last without a word."""
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    read = dict(pairs)
+    if len(read) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Twice(repr(next(name for name in names if names.count(name) > 1)))
+    return read
+
+
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise PydanticCustomError("name", "It has characters that a name cannot have")
+    return value
+
+
+def _absolute(value: str) -> str:
+    if not value.startswith("/"):
+        raise PydanticCustomError("path", "It takes a file's path, which begins with /")
+    return value
+
+
+def _key(value: SecretStr) -> SecretStr:
+    key = value.get_secret_value()
+    if not key:
+        raise PydanticCustomError("key", "It is empty: leave the key out where none is needed")
+    if not (key.isascii() and key.isprintable()) or key != key.strip():
+        raise PydanticCustomError("key", "It is no key: it has spaces around it, or characters that no header takes")
+    return value
+
+
+FromJson = BeforeValidator(_from_json)
+
+Seconds = Annotated[float, Field(gt=0, le=_LONGEST, allow_inf_nan=False)]
+SecondsOrNone = Annotated[float, Field(ge=0, le=_LONGEST, allow_inf_nan=False)]
+"""0 for not at all."""
+Bound = Annotated[int, Field(ge=0, le=_MOST, strict=True)]
+Count = Annotated[int, Field(ge=1, le=_MOST, strict=True)]
+Dollars = Annotated[Decimal, Field(ge=0, max_digits=18, decimal_places=10)]
+Price = Annotated[Decimal, Field(ge=0, le=_DEAREST)]
+Name = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_printable)]
+Tenant = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Provider = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+File = Annotated[str, AfterValidator(_absolute)]
+"""The same for every process, wherever it was started; and a key that was put here by mistake is told to nobody."""
+Key = Annotated[SecretStr, AfterValidator(_key)]
+
+
+class Part(BaseModel):
+    """An object within a setting: what it does not know is refused, for it would have no effect."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        unknown = [name for name in value if name not in cls.model_fields] if isinstance(value, dict) else []
+        if unknown:
+            raise PydanticCustomError(
+                "unknown",
+                "There is no {name} here, but: {known}",
+                {"name": repr(unknown[0]), "known": ", ".join(cls.model_fields)},
+            )
+        return value
