@@ -1,15 +1,13 @@
 """Everything that can be configured, by RUNSTREAM_* variables. Read in the composition roots alone."""
 
-import os
 from collections.abc import Iterator
 from decimal import Decimal
 from difflib import get_close_matches
 from typing import Annotated
 
-from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, SettingsConfigDict
 
 from runstream.domain.errors import ConfigurationError
 from runstream.settings.parts import (
@@ -142,7 +140,8 @@ def survey() -> tuple[Settings, list[str]]:
 def _misnamed() -> Iterator[str]:
     """On variables whose names are nearly those of settings, and which would have no effect."""
     known = {name.upper() for name in Settings.model_fields}
-    for variable in sorted({name.upper() for name in (*os.environ, *dotenv_values(_FILE))}):
+    given = {name.upper() for source in (EnvSettingsSource, DotEnvSettingsSource) for name in source(Settings).env_vars}
+    for variable in sorted(given):
         name = variable.removeprefix(_PREFIX)
         if name == variable or name in known:
             continue

@@ -1,4 +1,4 @@
-"""What becomes of a provider's fault: the README's table, and what the storm holds runs against."""
+"""What becomes of a provider's fault: the table in docs/providers.md, and what the storm holds runs against."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Outcome:
         return "prompt" in self.charged
 
     def row(self) -> str:
-        """As the README has it."""
+        """As the table has it."""
         return f"| {self.does} | {f'`{self.code}`' if self.code else ''} | {self.again} | {self.charged} |"
 
 
