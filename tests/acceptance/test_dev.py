@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -117,6 +118,25 @@ def assert_nothing_runs_in(directory: Path) -> None:
         if process.info["cwd"] and Path(process.info["cwd"]).is_relative_to(directory)
     ]
     assert not left
+
+
+def test_other_commands_are_of_this_installation_once_its_settings_are_read(dev):
+    dev.generate().raise_for_status()
+    settings = Path(dev.fact("settings"))
+    assert settings.stat().st_mode & 0o077 == 0
+    runstream = f"{sys.executable} -m runstream"
+    said = subprocess.run(
+        f". {shlex.quote(str(settings))} && {runstream} doctor && {runstream} runs list",
+        shell=True,
+        cwd=dev.directory,
+        env={"PATH": os.environ["PATH"], "HOME": str(dev.directory)},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=True,
+    ).stdout
+    assert "All is well." in said
+    assert all(run_id in said for run_id in dev.run_ids())
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from stack import MODELS, Stack, eventually
 
 PRICES = {"local/*": {"input": 1, "output": 10, "cached": 0.5}}
 """US dollars for a million tokens."""
+BACKWARDS = {"from": "2026-02-01T00:00:00Z", "to": "2026-01-01T00:00:00Z"}
 FALLBACK = {
     "fallback": ["local/status:503", "local/sim:7"],
     "fallback-from-noise": ["local/malformed:0", "local/sim:7"],
@@ -251,7 +252,12 @@ async def test_spend_comes_as_csv_to_who_asks_for_it_with_names_that_no_spreadsh
 
 @pytest.mark.parametrize(
     ("asked", "param"),
-    [({"group_by": "user,colour"}, "group_by"), ({"from": "yesterday"}, "from"), ({"to": "1"}, "to")],
+    [
+        ({"group_by": "user,colour"}, "group_by"),
+        ({"from": "yesterday"}, "from"),
+        ({"to": "1"}, "to"),
+        (BACKWARDS, "from"),
+    ],
 )
 async def test_what_cannot_be_asked_of_spend_is_refused_by_name(caller, asked, param):
     response = await caller.http.get("/v1/usage", params=asked)

@@ -46,6 +46,8 @@ async def get_usage(
     by = _dimensions(group_by)
     until = to or datetime.now(UTC)
     since = from_ or _before(until)
+    if since > until:
+        raise InvalidField("This time begins after its end: give a 'from' before 'to'.", param="from")
     spent = await services.spend.spend(asking.tenant, by, since=since, until=until, limit=_MOST + 1)
     if len(spent) > _MOST:
         raise InvalidField(f"These are more than {_MOST} groups: ask for a shorter time.", param="group_by")

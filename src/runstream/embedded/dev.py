@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import sys
 import time
@@ -77,6 +78,7 @@ class _Dev:
         url = f"http://{_in_url(_reachable(self.host))}:{self.port}"
         kept = [postgres.home, valkey.home]
         key = self._key(environment)
+        self._note(choice, environment)
         _say(welcome(url=url, key=key, provider=choice.notice, data=self.data, kept=kept, parts=parts))
         supervise(parts, self.stop, _say)
         _say("Stopping.")
@@ -111,9 +113,16 @@ class _Dev:
         if self._key_file.exists() and (kept := self._key_file.read_text().strip()):
             return kept
         printed = run_to_end("keys", "create", "--tenant", "dev", "--user", "dev", environment=environment)
-        with open(self._key_file, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            file.write(f"{printed.split()[-1]}\n")
+        _write_private(self._key_file, f"{printed.split()[-1]}\n")
         return self._key(environment)
+
+    def _note(self, choice: ModelChoice, environment: Mapping[str, str]) -> None:
+        """Leave for a shell what other commands need to be of this installation; no key of a provider's is in it."""
+        names = ["RUNSTREAM_DATABASE_URL", "RUNSTREAM_REDIS_URL"]
+        names += choice.settings if choice.simulator_port is not None else []
+        _write_private(
+            self.data / "env", "".join(f"export {name}={shlex.quote(environment[name])}\n" for name in names)
+        )
 
     def _forget_key_of_lost_data(self) -> None:
         """A new database does not know the key of one that was deleted."""
@@ -141,6 +150,11 @@ def _environment(choice: ModelChoice, postgres: Postgres, valkey: Valkey) -> dic
         "RUNSTREAM_DATABASE_URL": postgres.url,
         "RUNSTREAM_REDIS_URL": valkey.url,
     }
+
+
+def _write_private(path: Path, text: str) -> None:
+    with open(path, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(text)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ def welcome(*, url: str, key: str, provider: str, data: Path, kept: Sequence[Pat
         "provider": provider,
         "data": f"{data}, linked to {' and '.join(elsewhere)}" if elsewhere else str(data),
         "logs": f"{data}/*.log",
+        "settings": f"{data}/env",
         "processes": ", ".join(f"{part.name} {part.pid}" for part in parts),
     }
     lines = ["Runstream runs.", ""]
@@ -32,6 +33,7 @@ def welcome(*, url: str, key: str, provider: str, data: Path, kept: Sequence[Pat
         f"  {curl_line(url, key)}",
         "",
         "Or watch one in the page, and kill -9 the worker in the middle of it: it is taken up again.",
+        f"For other commands, such as runstream doctor and runs list, say first: . {shlex.quote(f'{data}/env')}",
         "Ctrl-C stops everything and keeps the data.",
     ]
     return "\n".join(lines)

@@ -12,7 +12,7 @@ from runstream.domain.transcript import Transcript
 from runstream.domain.usage import ProviderCall, Usage
 from runstream.storage.database import ask
 from runstream.storage.rows import usage_of
-from runstream.storage.statements.parts import ID, SECONDS
+from runstream.storage.statements.parts import CALLED, ID, SECONDS
 from runstream.storage.tables import attempts, ledger, runs
 
 _ASKED = runs.alias("asked")
@@ -72,22 +72,7 @@ _AMEND = text("""
     UPDATE runs SET cost = coalesce(runs.cost + added.more, added.more, runs.cost) FROM added
     WHERE runs.id = added.run_id RETURNING runs.id
 """).bindparams(
-    *(
-        bindparam(name, type_=ledger.c[name].type)
-        for name in (
-            "run_id",
-            "attempt",
-            "call",
-            "provider",
-            "provider_model",
-            "input_tokens",
-            "output_tokens",
-            "cached_tokens",
-            "estimated",
-            "cost",
-            "price_version",
-        )
-    ),
+    *(bindparam(name, type_=ledger.c[name].type) for name in ("run_id", "attempt", *CALLED)),
     bindparam("last", type_=Boolean),
 )
 """Nothing where the attempt is not over: whoever ends it enters what it came to."""

@@ -81,6 +81,7 @@ def standing(cases: Sequence[Case], *, with_aimock: bool, keep: Path | None = No
         given = {
             "providers": json.dumps(accounts),
             "models": json.dumps({f"{case.name}.*": [act.target for act in case.acts] for case in cases}),
+            "default_model": "",
             "prices": json.dumps({f"{name}/*": {"input": 1, "output": 10} for name in accounts}),
         }
         for _ in range(WORKERS):

@@ -34,7 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from runstream.domain.run import Outcome, Status
-from runstream.storage.statements.parts import CHANGED, EXPECTED, ID, SECONDS, WAS
+from runstream.storage.statements.parts import CALLED, CHANGED, EXPECTED, ID, SECONDS, WAS
 from runstream.storage.tables import attempts, ledger, runs
 
 _GENERATION: dict[str, BindParameter[Any]] = {
@@ -65,19 +65,7 @@ _FINDINGS: dict[str, ColumnElement[Any]] = {
     "flagged": runs.c.flagged | bindparam("flagged_now", type_=runs.c.flagged.type),
 }
 """Of the attempt that ends, or else of one before."""
-_CALL = (
-    "call",
-    "provider",
-    "provider_model",
-    "input_tokens",
-    "output_tokens",
-    "cached_tokens",
-    "estimated",
-    "cost",
-    "price_version",
-    "cached",
-    "saved_cost",
-)
+_CALL = (*CALLED, "cached", "saved_cost")
 _TOLD = ("attempt", "user_id", "feature", "model", *_CALL[1:6], "cost")
 _WARN_CALL_COST: BindParameter[Any] = bindparam("warn_call_cost", type_=ledger.c.cost.type)
 _CALLS = (

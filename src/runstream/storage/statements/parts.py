@@ -15,3 +15,15 @@ WAS: BindParameter[str] = bindparam("was")
 EXPECTED: BindParameter[int] = bindparam("expected_attempt")
 SECONDS = bindparam("seconds", type_=Interval)
 RESERVED = ("reserved_tokens", "reserved_cost")
+CALLED = (
+    "call",
+    "provider",
+    "provider_model",
+    "input_tokens",
+    "output_tokens",
+    "cached_tokens",
+    "estimated",
+    "cost",
+    "price_version",
+)
+"""What the ledger has of any call."""
