@@ -19,6 +19,7 @@ runs = typer.Typer(no_args_is_help=True, help="Runs, straight at the database: l
 app.add_typer(runs, name="runs")
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")]
 Url = Annotated[str, typer.Option(envvar="RUNSTREAM_URL", help="Where Runstream answers.")]
 Key = Annotated[
     str | None,
@@ -55,7 +56,7 @@ def dev(
 
 
 @app.command()
-def api(host: Host = "127.0.0.1", port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000) -> None:
+def api(host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """Serve the HTTP API."""
     from runstream.app import serve
     from runstream.configuration import checked
@@ -213,9 +214,7 @@ def doctor() -> None:
 
 
 @app.command("simulate-provider")
-def simulate_provider(
-    host: Host = "127.0.0.1", port: Annotated[int, typer.Option(help="Port to listen on.")] = 9901
-) -> None:
+def simulate_provider(host: Host = "127.0.0.1", port: Port = 9901) -> None:
     """Serve chat completions and Messages with made-up answers, at a set pace and with set faults."""
     from runstream.providers.simulated import serve
 

@@ -25,7 +25,7 @@ from runstream.connections import (
 from runstream.counters.book import Book
 from runstream.counters.turns import Turns
 from runstream.crash_points import arm
-from runstream.domain.errors import Unavailable
+from runstream.domain.errors import ConfigurationError, Unavailable
 from runstream.domain.ids import new_id
 from runstream.features.registry import FEATURES
 from runstream.garbage import look_seldom
@@ -150,8 +150,8 @@ class _Process:
 
     async def run(self) -> None:
         stopping, hurrying = self._signals()
-        if self._settings.worker_metrics_port:
-            start_http_server(self._settings.worker_metrics_port)
+        if port := self._settings.worker_metrics_port:
+            serve_metrics(port)
         await self._take_lease(stopping)
         await open_pool(self._engine, self._settings.database_pool)
         worker = WokenWorker(
@@ -240,6 +240,17 @@ class _Process:
         await self._waiting.aclose()
         await self._lease_engine.dispose()
         await self._engine.dispose()
+
+
+def serve_metrics(port: int) -> None:
+    """Raises ConfigurationError."""
+    try:
+        start_http_server(port)
+    except OSError as error:
+        raise ConfigurationError(
+            f"RUNSTREAM_WORKER_METRICS_PORT: {port} cannot be listened on ({error.strerror}): each worker of a machine "
+            f"needs one of its own."
+        ) from None
 
 
 async def _pick(worker: WokenWorker) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from runstream.cli import app
 from runstream.configuration import checked
 from runstream.doctor.configuration import check_configuration
 from runstream.domain.errors import ConfigurationError
 from runstream.settings import Settings, load, survey
+from runstream.worker import serve_metrics
 
 SECRET = "sk-s3cret-9f27"
 HUGE = 10**30
@@ -122,3 +126,17 @@ def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) ->
     default = Settings.model_fields
     assert settings.limits == default["limits"].default
     assert (settings.moderation, settings.default_model, settings.provider_wait) == (None, None, 30)
+
+
+async def test_a_port_for_metrics_that_is_taken_is_said_in_one_sentence() -> None:
+    with socket.create_server(("0.0.0.0", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=f"RUNSTREAM_WORKER_METRICS_PORT: {port} cannot be listened on"):
+            serve_metrics(port)
+
+
+@pytest.mark.parametrize("command", ["api", "simulate-provider"])
+def test_a_port_that_is_none_is_refused_and_not_folded_into_one_that_is(command: str) -> None:
+    refused = CliRunner().invoke(app, [command, "--port", "80000"])
+    assert refused.exit_code == 2
+    assert "--port" in refused.output

@@ -18,6 +18,7 @@ from runstream.settings.parts import (
     ModerationSettings,
     PriceSettings,
     ProviderSettings,
+    ScopedLimitSettings,
     TargetSettings,
 )
 from runstream.settings.values import Dollars, FromJson, Name, Provider, Seconds, SecondsOrNone, Tenant
@@ -28,6 +29,7 @@ __all__ = [
     "LimitSettings",
     "ModelSettings",
     "ModerationSettings",
+    "ScopedLimitSettings",
     "Settings",
     "TargetSettings",
     "load",
