@@ -17,6 +17,7 @@ from runstream.domain.run import Ending, Generation, KeptAnswer, Outcome, Reques
 from runstream.domain.usage import ProviderCall, Usage
 from runstream.storage.database import connect
 from runstream.storage.keys import KeyStore
+from runstream.storage.left_behind import LeftBehind
 from runstream.storage.runs import RunStore
 
 DEADLINE = 60
@@ -47,6 +48,11 @@ async def database(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 @pytest.fixture
 def store(engine: AsyncEngine) -> RunStore:
     return RunStore(engine)
+
+
+@pytest.fixture
+def behind(engine: AsyncEngine) -> LeftBehind:
+    return LeftBehind(engine)
 
 
 @pytest.fixture
@@ -176,7 +182,7 @@ async def test_of_many_who_try_a_run_again_one_does(store: RunStore, run_id: str
 
 @pytest.mark.promise("P3")
 async def test_what_an_answer_is_read_on_by_is_kept_by_its_own_worker_alone_and_goes_over_to_the_next_attempt(
-    store: RunStore, run_id: str
+    store: RunStore, behind: LeftBehind, run_id: str
 ) -> None:
     answer, other = KeptAnswer("local", "m-1", "resp_1"), KeptAnswer("local", "m-1", "resp_2")
     await store.claim(run_id, "worker-1")
@@ -186,21 +192,21 @@ async def test_what_an_answer_is_read_on_by_is_kept_by_its_own_worker_alone_and_
     left = Generation("local", "m-1", goes_on=owed)
     assert await store.requeue(run_id, 1, reason="worker_lost", delay=0, outcome=Outcome.LAPSED, generation=left)
     assert not await store.note_answer(run_id, 1, "worker-1", other)
-    assert await store.unread(9) == []
+    assert await behind.unread(9) == []
     claim = await store.claim(run_id, "worker-2")
     assert claim
     assert claim.resume == owed
-    assert await store.unread(9) == []
+    assert await behind.unread(9) == []
     assert await store.requeue(run_id, 2, reason="worker_lost", delay=0, outcome=Outcome.LAPSED, generation=left)
     claim = await store.claim(run_id, "worker-3")
     assert claim
     assert claim.resume == owed
     assert await store.end(run_id, replace(ENDING, attempt=3), was=Status.RUNNING, attempt=3)
-    assert await store.unread(9) == []
+    assert await behind.unread(9) == []
 
 
 async def test_an_answer_that_waits_to_be_read_on_is_paid_for_with_its_runs_end_and_told_once(
-    store: RunStore, run_id: str, database: asyncpg.Connection
+    store: RunStore, behind: LeftBehind, run_id: str, database: asyncpg.Connection
 ) -> None:
     answer = KeptAnswer("local", "m-1", "resp_1", owed=CALLS[1])
     left = Generation("local", "m-1", calls=CALLS[:1], goes_on=answer)
@@ -215,8 +221,8 @@ async def test_an_answer_that_waits_to_be_read_on_is_paid_for_with_its_runs_end_
     run = await store.get(TENANT, run_id)
     assert run
     assert run.cost == Decimal("0.1")
-    assert await store.unread(9) == [replace(answer, owed=None)]
-    assert await store.unread(9) == []
+    assert await behind.unread(9) == [replace(answer, owed=None)]
+    assert await behind.unread(9) == []
 
 
 async def test_what_a_person_asks_for_again_is_not_read_on(store: RunStore, run_id: str) -> None:

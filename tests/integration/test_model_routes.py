@@ -27,8 +27,8 @@ GRADED = [
     {"target": "local/sim:1", "complexity": ["low"], "price": [0, 10]},
     {"target": "local/sim:2", "complexity": ["medium", "high"], "price": {"input": 0, "output": 1000}},
 ]
-DEAR = [1_000_000, 0]
-"""A price at which a call of one prompt's tokens costs that many dollars."""
+DEAR = [10_000, 0]
+"""A price at which each token of a prompt costs a cent."""
 ROUTES = {
     "shared": ["local/sim:3"],
     "sized": SIZED,
@@ -70,7 +70,7 @@ def routed(make_shared_stack: Callable[..., Stack], ports: list[int]) -> Stack:
         models=json.dumps(MODELS | ROUTES),
         tenant_models=json.dumps(TENANTS),
         limits=json.dumps(LIMITS),
-        warn_call_cost="1",
+        warn_call_cost="0.01",
         warn_spend_times="2",
     )
     outside_the_loop(lambda: asyncio.run(rows(stack, SPENT)))
@@ -260,7 +260,7 @@ async def test_a_call_that_costs_more_than_is_usual_is_warned_of_once_with_what_
     told = [each for each in warnings(routed, "costly_call") if each["tenant"] == caller.tenant]
     assert sorted(each["run_id"] for each in told) == sorted(ids)
     assert {"run_id", "attempt", "tenant", "user_id", "feature", "model", "input_tokens", "level"} <= told[0].keys()
-    assert (told[0]["provider_model"], Decimal(told[0]["cost"])) == ("sim:5", 3)
+    assert (told[0]["provider_model"], Decimal(told[0]["cost"])) == ("sim:5", Decimal("0.03"))
     assert total(ports, "runstream_costly_calls_total") - before == len(ids)
 
 

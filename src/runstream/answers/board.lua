@@ -1,7 +1,8 @@
 -- One step of those who share answers. KEYS: the answer to a request, the call that asks for it, and the beginnings of
 -- the names of who reads a call, and of that it is being made: it is though another one asks for the same, as may be
--- once Redis was emptied. ARGV: step, call, milliseconds that what is said holds, reader, answer to disregard.
--- Answers two values: what there is, or whether the call is being made; and its name, or how many others read it.
+-- once Redis was emptied. ARGV: step, call, milliseconds that what is said holds, reader; then the answer to disregard,
+-- or the one to keep, and for how many milliseconds. Answers two values: what there is, or whether the call is being
+-- made; and its name, or how many others read it.
 
 local step, call, lease, reader = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local clock = redis.call('TIME')
@@ -45,6 +46,10 @@ end
 if step == 'follow' then
   read_by(call)
   return {redis.call('EXISTS', KEYS[4] .. call), 0}
+end
+if step == 'keep' or step == 'release' then
+  if ARGV[6] then redis.call('SET', KEYS[1], ARGV[5], 'PX', ARGV[6]) end
+  if step == 'keep' then return {0, 0} end
 end
 if step == 'leave' then
   redis.call('ZREM', KEYS[3] .. call, reader)

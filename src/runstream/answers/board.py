@@ -1,6 +1,5 @@
 """Who has the answer to a request, and who asks for it: names by the request's key, and nothing of what is said."""
 
-import asyncio
 from collections.abc import Sequence
 from enum import StrEnum
 from importlib.resources import files
@@ -9,8 +8,6 @@ from typing import Any, NamedTuple
 from redis.asyncio import Redis
 
 from runstream.redis_script import ScriptConnection
-
-_PREFIX = "runstream:answer:"
 
 
 class Step(StrEnum):
@@ -22,6 +19,7 @@ class Step(StrEnum):
     LEAVE = "leave"
     ABANDON = "abandon"
     RELEASE = "release"
+    KEEP = "keep"
 
 
 class Found(StrEnum):
@@ -42,6 +40,13 @@ class Kept(NamedTuple):
     others: int
 
 
+class Answered(NamedTuple):
+    """The run that has an answer, for so many milliseconds."""
+
+    run_id: str
+    ttl: int
+
+
 class Board:
     """A call is its maker's for `lease` seconds after it last said so, and read by whoever said so in that time.
 
@@ -51,10 +56,8 @@ class Board:
 
     def __init__(self, redis: Redis, worker: str, *, lease: float, timeout: float) -> None:
         """`redis` is without a read timeout: `timeout`, in seconds, bounds a step."""
-        self._redis = redis
         self._worker = worker
         self._lease = int(lease * 1000)
-        self._timeout = timeout
         source = files(__package__).joinpath("board.lua").read_text()
         self._steps = ScriptConnection(redis, source, timeout=timeout)
 
@@ -79,21 +82,20 @@ class Board:
         """Make it nobody's, if nobody else reads it: whether that is so."""
         return not (await self._step(Step.ABANDON, key, call))[1]
 
-    async def release(self, key: str, call: str) -> int:
-        """It is over; answers how many others read it."""
-        return int((await self._step(Step.RELEASE, key, call))[1])
+    async def release(self, key: str, call: str, answered: Answered | None = None) -> int:
+        """It is over, and who has its answer is kept with the same step; answers how many others read it."""
+        return int((await self._step(Step.RELEASE, key, call, *(answered or ())))[1])
 
-    async def keep(self, key: str, run_id: str, ttl: float) -> None:
-        """Keep for `ttl` seconds that a run has the answer, in the place of any other."""
-        async with asyncio.timeout(self._timeout):
-            await self._redis.set(_PREFIX + key, run_id, px=int(ttl * 1000))
+    async def keep(self, key: str, answered: Answered) -> None:
+        """Keep who has the answer to a request, in the place of any other."""
+        await self._step(Step.KEEP, key, "", *answered)
 
     async def aclose(self) -> None:
         await self._steps.aclose()
 
-    async def _step(self, step: Step, key: str, call: str, more: str = "") -> Any:
-        return await self._steps(*self._asked(step, key, call, more))
+    async def _step(self, step: Step, key: str, call: str, *more: str | int) -> Any:
+        return await self._steps(*self._asked(step, key, call, *more))
 
-    def _asked(self, step: Step, key: str, call: str, more: str = "") -> tuple[list[str], list[str | int]]:
-        keys = [_PREFIX + key, f"runstream:asking:{key}", "runstream:reading:", "runstream:making:"]
-        return keys, [step, call, self._lease, self._worker, more]
+    def _asked(self, step: Step, key: str, call: str, *more: str | int) -> tuple[list[str], list[str | int]]:
+        keys = [f"runstream:answer:{key}", f"runstream:asking:{key}", "runstream:reading:", "runstream:making:"]
+        return keys, [step, call, self._lease, self._worker, *more]

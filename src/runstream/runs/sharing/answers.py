@@ -9,7 +9,7 @@ from contextlib import aclosing
 import structlog
 from redis.exceptions import RedisError
 
-from runstream.answers.board import Board
+from runstream.answers.board import Answered, Board
 from runstream.domain.errors import Unavailable
 from runstream.domain.prompt import Prompt
 from runstream.domain.run import Caching, Claim, Generation
@@ -135,9 +135,11 @@ class Answers:
             return
         if not self._keeping.keeps(attempt.finish_reason, generation.usage, attempt.findings):
             return
+        key, answered = self._gateway.request_key(claim), Answered(claim.run_id, int(self._keeping.ttl * 1000))
+        if self._shared_calls.keep(attempt, key, answered):
+            return
         try:
-            async with asyncio.timeout(_PATIENCE):
-                await self._board.keep(self._gateway.request_key(claim), claim.run_id, self._keeping.ttl)
+            await self._board.keep(key, answered)
         except (RedisError, OSError, TimeoutError) as error:
             log.warning("answer_not_kept", error=type(error).__name__)
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any, NamedTuple
 
+from runstream.answers.board import Answered
 from runstream.domain import errors, events
 from runstream.domain.errors import ProviderError, SharedCallLost
 from runstream.domain.transcript import Transcript
@@ -45,6 +46,8 @@ class SharedCall:
         self.writer: Writer | None = None
         """Where it is written for other processes."""
         self.task: asyncio.Task[None] | None = None
+        self.answered: Answered | None = None
+        """The run that has the answer for those who ask when the call is over."""
         self.finish: Finish | None = None
         self.failure: Exception | None = None
         self._stopped = False

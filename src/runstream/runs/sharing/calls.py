@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 import structlog
 from redis.exceptions import RedisError
 
-from runstream.answers.board import Board, Found, Step
+from runstream.answers.board import Answered, Board, Found, Step
 from runstream.domain.errors import ProviderError, SharedCallLost, Unavailable, whereabouts
 from runstream.domain.ids import new_id
 from runstream.domain.prompt import Prompt
@@ -82,6 +82,17 @@ class SharedCalls:
             call.readers += 1
             call.shared = call.shared or call.leader is not attempt
             return call
+
+    def keep(self, attempt: Attempt, key: str, answered: Answered) -> bool:
+        """Keep who has the answer with the step that ends the call; False where the attempt leads none.
+
+        Until then who asks for the same is given the call's own answer.
+        """
+        call = self._calls.get(key)
+        if call is None or call.leader is not attempt:
+            return False
+        call.answered = answered
+        return True
 
     def leave(self, call: SharedCall, attempt: Attempt) -> None:
         """It is not read for this attempt any more."""
@@ -170,12 +181,12 @@ class SharedCalls:
     async def _close(self, call: SharedCall) -> None:
         """Nobody joins it any more; who did in another process, and was not noticed yet, is told nevertheless."""
         self._forget(call)
-        if await self._release(call.key, call.name):
+        if await self._release(call.key, call.name, call.answered):
             self._write(call)
 
-    async def _release(self, key: str, name: str) -> int:
+    async def _release(self, key: str, name: str, answered: Answered | None = None) -> int:
         try:
-            return await self._board.release(key, name)
+            return await self._board.release(key, name, answered)
         except (RedisError, OSError, TimeoutError) as error:  # its lease runs out
             log.warning("shared_call_not_released", error=type(error).__name__)
             return 0
