@@ -160,6 +160,11 @@ async def test_streams_go_on_while_postgres_is_away_and_the_worker_holds_the_end
     async with user(stack) as caller:
         run_ids = [await caller.create("unicode:800:100") for _ in range(12)]
         short = await caller.create("unicode:200:100")
+
+        async def all_taken_up() -> bool:
+            return all([(await caller.get(run_id))["status"] == "running" for run_id in [*run_ids, short]])
+
+        await until(all_taken_up, "a claim whose answer is lost would make another attempt")
         async with reading(stack, caller, run_ids[0]) as viewer:
             await viewer.until(lambda viewer: viewer.position > 100)
             getattr(way, fault)()
