@@ -84,7 +84,10 @@ async def test_a_deploy_loses_nothing_and_shows_no_error_to_clients_that_follow_
         run_ids = await asyncio.gather(*(caller.create("unicode:80:4") for _ in range(STREAMS)))
         followers = [Follower(stack, caller.http, run_id) for run_id in run_ids]
         following = [asyncio.create_task(follower.follow()) for follower in followers]
-        await asyncio.gather(*(each.viewer.until(lambda viewer: viewer.position > 1) for each in followers))
+        begun = asyncio.gather(*(each.viewer.until(lambda viewer: viewer.position > 1) for each in followers))
+        ended, _ = await asyncio.wait([begun, *following], return_when=asyncio.FIRST_COMPLETED)
+        for each in ended:
+            each.result()  # of one whose following failed, why
         posting = Posting(stack, caller)
         posted = asyncio.create_task(posting.go_on())
         for api in old_apis:
