@@ -83,70 +83,80 @@ class _Process:
         self._waiting = redis_client(settings, waiting=True)
         self._providers = {name: build(config) for name, config in provider_configs(settings).items()}
         self._guards = guards(settings)
-        store = RunStore(self._engine, warn_call_cost=settings.warn_call_cost)
-        leases = LeaseStore(self._lease_engine)
-        self._jobs = jobs = JobQueue(self._redis, timeout=settings.redis_timeout)
+        self._store = RunStore(self._engine, warn_call_cost=settings.warn_call_cost)
+        self._leases = LeaseStore(self._lease_engine)
+        self._jobs = JobQueue(self._redis, timeout=settings.redis_timeout)
         self._token_log = open_log(settings, self._waiting)
-        self._book = book = Book(self._redis, timeout=settings.redis_timeout)
+        self._book = Book(self._redis, timeout=settings.redis_timeout)
         self._lease = Lease(
-            leases, self._id, socket.gethostname(), duration=settings.lease, interval=settings.lease_interval
+            self._leases, self._id, socket.gethostname(), duration=settings.lease, interval=settings.lease_interval
         )
         self._write_loop = WriteLoop(self._token_log, self._lease.holds)
         self._turns = Turns(self._redis, longest=settings.provider_wait, timeout=settings.redis_timeout)
-        self._lines = Lines(
-            {
-                name: Line(name, rate, self._providers[name].keys, self._turns, worker=self._id)
-                for name, rate in key_rates(settings).items()
-            },
-            wait=settings.provider_wait,
-            reserved_output=settings.reserved_output_tokens,
-        )
-        gateway = Gateway(
+        self._lines = self._lines_at_keys()
+        self._gateway = Gateway(
             model_routes(settings), self._providers, timeouts(settings), prices(settings), Circuits(), self._lines
         )
         self._board = Board(self._waiting, self._id, lease=settings.lease, timeout=settings.redis_timeout)
-        answer_store = AnswerStore(self._engine)
+        self._answer_store = AnswerStore(self._engine)
         self._shared_calls = SharedCalls(
             board=self._board,
-            store=answer_store,
+            store=self._answer_store,
             token_log=self._token_log,
             write_loop=self._write_loop,
-            gateway=gateway,
+            gateway=self._gateway,
         )
+        self._execute = self._executing()
+        self._sweep = self._sweeping()
+        self._spend_watch = self._watching_spend()
+
+    def _lines_at_keys(self) -> Lines:
+        lines = {
+            name: Line(name, rate, self._providers[name].keys, self._turns, worker=self._id)
+            for name, rate in key_rates(self._settings).items()
+        }
+        return Lines(lines, wait=self._settings.provider_wait, reserved_output=self._settings.reserved_output_tokens)
+
+    def _executing(self) -> Execute:
+        settings = self._settings
         keeping = Keeping(settings.cache_ttl, settings.cache_min_tokens)
-        self._execute = Execute(
+        return Execute(
             worker=self._id,
-            store=store,
-            book=book,
-            jobs=jobs,
+            store=self._store,
+            book=self._book,
+            jobs=self._jobs,
             write_loop=self._write_loop,
-            gateway=gateway,
+            gateway=self._gateway,
             guards=self._guards,
-            answers=Answers(self._board, answer_store, self._shared_calls, gateway, keeping),
+            answers=Answers(self._board, self._answer_store, self._shared_calls, self._gateway, keeping),
             features=FEATURES,
             retry_delays=settings.retry_delays,
             max_output_chars=settings.max_output_chars,
             lease_holds=self._lease.holds,
         )
-        self._sweep = Sweep(
-            store=store,
+
+    def _sweeping(self) -> Sweep:
+        return Sweep(
+            store=self._store,
             left=LeftBehind(self._engine),
-            leases=leases,
-            jobs=jobs,
+            leases=self._leases,
+            jobs=self._jobs,
             token_log=self._token_log,
-            book=book,
-            reconcile=Reconcile(book, BudgetStore(self._engine)),
-            queue=settings.queue,
-            interval=settings.sweep_interval,
+            book=self._book,
+            reconcile=Reconcile(self._book, BudgetStore(self._engine)),
+            queue=self._settings.queue,
+            interval=self._settings.sweep_interval,
             steady=lambda: self._lease.steady,
-            call_unseen=gateway.call_unseen,
-            stop_answer=gateway.stop,
+            call_unseen=self._gateway.call_unseen,
+            stop_answer=self._gateway.stop,
         )
-        self._spend_watch: SpendWatch | None = None
-        if settings.warn_spend_times is not None:
-            self._spend_watch = SpendWatch(
-                PaceStore(self._engine), book, times=settings.warn_spend_times, floor=settings.warn_spend_floor
-            )
+
+    def _watching_spend(self) -> SpendWatch | None:
+        """None where nobody wants to be warned."""
+        times = self._settings.warn_spend_times
+        if times is None:
+            return None
+        return SpendWatch(PaceStore(self._engine), self._book, times=times, floor=self._settings.warn_spend_floor)
 
     async def run(self) -> None:
         stopping, hurrying = self._signals()
