@@ -36,6 +36,16 @@ class Key:
     name: str
     ttl: int
 
+    @property
+    def of_a_run(self) -> bool:
+        """The log of a run, which outlives it by a while."""
+        return self.name.startswith("runstream:run:")
+
+    @property
+    def of_processes(self) -> bool:
+        """A sign of a process's life, or that one has looked just now: set anew as long as there are processes."""
+        return self.name.endswith(":health-check") or self.name.startswith("runstream:looked:")
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -57,7 +67,7 @@ async def gather(stage: Stage, told: list[Told]) -> Evidence:
     runs = await _rows(stage, _RUNS)
     await _until(lambda: not _provider(stage, "stats")["open_streams"])
     await _until(lambda: not _client_connections(stage))
-    await _until(lambda: not any(_is_of_the_queue(key.name) for key in _keys(stage)))
+    await _until(lambda: all(key.of_a_run or key.of_processes for key in _keys(stage)))
     record = _provider(stage, "calls")
     return Evidence(
         told=told,
@@ -108,10 +118,6 @@ def _keys(stage: Stage) -> list[Key]:
         return [Key(name, client.pttl(name)) for name in client.scan_iter(count=1000)]
 
     return _redis(stage, read)
-
-
-def _is_of_the_queue(name: str) -> bool:
-    return not name.startswith("runstream:run:") and not name.endswith(":health-check")
 
 
 def _client_connections(stage: Stage) -> int:

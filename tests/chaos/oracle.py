@@ -222,12 +222,12 @@ def _left_over(evidence: Evidence) -> Iterator[Wrong]:
 
 
 def _orphan(key: Key, ended: set[str]) -> str | None:
-    if key.name.startswith("runstream:run:"):
+    if key.of_a_run:
         run_id = key.name.rpartition(":")[2]
         if run_id not in ended:
             return "the log of no run that ended"
         return None if 0 < key.ttl <= DAY else f"a log that stays for {key.ttl} ms"
-    if key.name.endswith(":health-check") and key.ttl > 0:
+    if key.of_processes and key.ttl > 0:
         return None
     return f"stays for {key.ttl} ms"
 
