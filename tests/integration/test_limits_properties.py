@@ -151,6 +151,20 @@ def test_an_end_that_is_told_late_leaves_alone_what_is_reserved_for_the_next_att
     assert runner.run(story()) == 20
 
 
+@pytest.mark.promise("P8")
+def test_however_many_runs_are_open_it_is_found_which_of_them_have_ended(
+    runner: asyncio.Runner, services: Services
+) -> None:
+    async def story() -> dict[str, bool]:
+        await RunStore(services.engine).insert(
+            "run_1", tenant=TENANT, user="ada", request=REQUEST, queue="default", max_attempts=1
+        )
+        run_ids = ["run_1", *(f"run_{number:026}" for number in range(40_000))]
+        return await BudgetStore(services.engine).standing(run_ids, datetime.now(UTC))
+
+    assert runner.run(story()) == {"run_1": False}
+
+
 class World:
     """A tenant, the processes that spend for it, and two that read its counters from Postgres."""
 

@@ -1,4 +1,4 @@
-"""What limits are reserved and spent, as Postgres has it: the truth that counters are read from."""
+"""What is reserved and spent of limits, as Postgres has it: the truth that counters are read from."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from sqlalchemy import DateTime, Row, bindparam, select, text
+from sqlalchemy import DateTime, Row, String, any_, bindparam, select, text
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from runstream.domain.ids import first_id
@@ -43,7 +44,7 @@ _ACCOUNT = text(f"""
 """All in one statement, so that it is all of one instant."""
 _EPOCH = select(tenants.c.budget_epoch).where(tenants.c.id == bindparam("tenant"))
 _ENDED = select(runs.c.id, runs.c.finished_at < bindparam("before", type_=DateTime(timezone=True))).where(
-    runs.c.id.in_(bindparam("run_ids", expanding=True))
+    runs.c.id == any_(bindparam("run_ids", type_=ARRAY(String)))
 )
 _SKEW = timedelta(minutes=10)
 """By which the clocks of those who make ids, and the database's, may differ."""
