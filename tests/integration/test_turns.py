@@ -233,3 +233,13 @@ async def test_all_that_is_left_is_gone_after_minutes_and_names_no_key(desk: Des
     for name in left:
         assert "secret" not in name
         assert 0 < await desk.redis.pttl(name) <= 180_000
+
+
+async def test_a_key_whose_calls_take_nothing_holds_no_more_than_its_last_minute(desk: Desk) -> None:
+    rate = Rate(None, 6000)
+    for _ in range(200):
+        desk.now += 1000
+        (leave,) = (await desk.ask(rate, desk.call(tokens=50))).granted
+        await desk.turns.settle("p", rate, leave, made=True, tokens=0)
+    (name,) = [name async for name in desk.redis.scan_iter("*:key:*")]
+    assert await desk.redis.hlen(name) <= 65

@@ -33,10 +33,8 @@ local function look(name, second)
       local fields = {}
       for gone = key.at - SECONDS, math.min(key.at, second - SECONDS - 1) do fields[#fields + 1] = measure .. gone end
       local less = sum(redis.call('HMGET', name, unpack(fields)))
-      if less ~= 0 then
-        redis.call('HDEL', name, unpack(fields))
-        key[measure] = redis.call('HINCRBY', name, measure, -less)
-      end
+      if less ~= 0 then key[measure] = redis.call('HINCRBY', name, measure, -less) end
+      redis.call('HDEL', name, unpack(fields))
     end
     redis.call('HSET', name, 'at', second)
   end
