@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from runstream.domain.findings import Action, Finding, Where
 from runstream.domain.ids import new_id
 from runstream.domain.run import Ending, Generation, KeptAnswer, Outcome, Request, Status
 from runstream.domain.usage import ProviderCall, Usage
@@ -152,6 +153,27 @@ async def test_an_end_that_is_not_the_attempts_own_closes_it_as_lapsed(store: Ru
     await store.claim(run_id, "worker-1")
     assert await store.end(run_id, Ending(Status.CANCELLED, 2, []), was=Status.RUNNING, attempt=1)
     assert await outcomes(store, run_id) == ["lapsed"]
+
+
+async def test_a_run_is_flagged_by_the_findings_that_it_shows(store: RunStore, run_id: str) -> None:
+    flagged = Finding("violence", Action.FLAG, Where.OUTPUT)
+    normalized = Finding("nfc", Action.NORMALIZE, Where.INPUT, (0,))
+
+    async def shown() -> tuple[bool, list[str]]:
+        run = await store.get(TENANT, run_id)
+        assert run
+        return run.flagged, [finding["name"] for finding in run.findings or ()]
+
+    await store.claim(run_id, "worker-1")
+    assert await store.requeue(run_id, 1, reason="provider", delay=0, findings=[flagged])
+    assert await shown() == (True, ["violence"])
+    await store.claim(run_id, "worker-2")
+    assert await store.requeue(run_id, 2, reason="worker_lost", delay=0)
+    assert await shown() == (True, ["violence"])
+    await store.claim(run_id, "worker-3")
+    ending = replace(ENDING, attempt=3, findings=[normalized])
+    assert await store.end(run_id, ending, was=Status.RUNNING, attempt=3)
+    assert await shown() == (False, ["nfc"])
 
 
 async def test_an_end_between_two_attempts_leaves_the_last_one_as_it_was(store: RunStore, run_id: str) -> None:

@@ -60,9 +60,10 @@ _OWED = (
 _NEW_COST = case((runs.c.status == Status.RUNNING, _COST), else_=_OWED)
 _SPENT = func.coalesce(runs.c.cost + _NEW_COST, runs.c.cost, _NEW_COST)
 """What the run has cost: its attempts before, and the one that goes on or what the last one left unread."""
+_FOUND: BindParameter[Any] = bindparam("findings_now", type_=runs.c.findings.type)
 _FINDINGS: dict[str, ColumnElement[Any]] = {
-    "findings": func.coalesce(bindparam("findings_now", type_=runs.c.findings.type), runs.c.findings),
-    "flagged": runs.c.flagged | bindparam("flagged_now", type_=runs.c.flagged.type),
+    "findings": func.coalesce(_FOUND, runs.c.findings),
+    "flagged": case((_FOUND.is_(None), runs.c.flagged), else_=bindparam("flagged_now", type_=runs.c.flagged.type)),
 }
 """Of the attempt that ends, or else of one before."""
 _CALL = (*CALLED, "cached", "saved_cost")
