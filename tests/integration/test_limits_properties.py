@@ -165,6 +165,23 @@ def test_however_many_runs_are_open_it_is_found_which_of_them_have_ended(
     assert runner.run(story()) == {"run_1": False}
 
 
+@pytest.mark.promise("P8")
+def test_of_a_tenant_whose_counters_are_not_kept_no_run_is_open(runner: asyncio.Runner, services: Services) -> None:
+    async def story() -> list[tuple[int, int]]:
+        book, seen = services.book, []
+        at = await book.begin(TENANT, "read")
+        assert at
+        assert await book.install(TENANT, "read", 1, Account(at, [], {}), bounded=True)
+        await book.reserve(Take("run_1", Party(TENANT, "ada", "chat"), 20, 0), LIMITS)
+        for _ in range(2):
+            epoch, kept = await book.open_runs(TENANT)
+            seen.append((epoch, len(kept)))
+            await book.forget(TENANT, epoch)
+        return seen
+
+    assert runner.run(story()) == [(1, 1), (0, 0)]
+
+
 class World:
     """A tenant, the processes that spend for it, and two that read its counters from Postgres."""
 

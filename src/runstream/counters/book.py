@@ -140,12 +140,17 @@ class Book:
                 yield tenant.decode()
 
     async def open_runs(self, tenant: str) -> tuple[int, list[tuple[OpenRun, datetime]]]:
-        """The epoch, and all runs for which something is reserved, each with when that was; 0 where none is kept."""
+        """The epoch, and all runs for which something is reserved, each with when that was.
+
+        0 and none where the tenant's counters are not there: what is left of them then counts for nothing.
+        """
         with answering():
             async with asyncio.timeout(self._timeout):
                 epoch = await self._redis.hget(_key(tenant), "epoch")  # type: ignore[misc]
+                if epoch is None:
+                    return 0, []
                 kept = await self._redis.hgetall(f"{_key(tenant)}:open")  # type: ignore[misc]
-        return int(epoch or 0), [_open_run(run_id.decode(), record) for run_id, record in kept.items()]
+        return int(epoch), [_open_run(run_id.decode(), record) for run_id, record in kept.items()]
 
     async def first(self, what: str, seconds: float) -> bool:
         """Whether nobody else was told so, of the same thing, in so many seconds."""
