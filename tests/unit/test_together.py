@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from runstream.domain.errors import Unavailable
-from runstream.storage.together import Together
+from runstream.together import Together
 
 
 class Calls:

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from runstream.counters.away import Away, answering
 from runstream.domain.limits import Account, Left, Limit, Measure, OpenRun, Party, Scope, Settlement, Take, Use
 from runstream.redis_script import ScriptConnection
-from runstream.storage.together import Together
+from runstream.together import Together
 
 _REBUILD = 15.0
 """Seconds in which one process reads a tenant's counters from Postgres before another may."""

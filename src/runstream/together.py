@@ -1,4 +1,4 @@
-"""One statement for all who come together."""
+"""One call, of Postgres or of Redis, for all who ask while the one before is answered."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
