@@ -21,9 +21,9 @@ from runstream.features.base import Feature
 from runstream.features.chat import Chat
 from runstream.gateway.circuits import Circuits
 from runstream.gateway.generate import Gateway
-from runstream.gateway.lines import Lines
 from runstream.gateway.pricing import Prices
 from runstream.gateway.routes import Routes, TargetConfig
+from runstream.gateway.turn import Lines
 from runstream.providers.base import ProviderConfig, Timeouts
 from runstream.providers.openai_chat import OpenAIChat
 from runstream.providers.simulated import Simulator

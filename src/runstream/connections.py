@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import ConnectionError
 
-from runstream.counters.turns import Rate
+from runstream.counters.key_turns import Rate
 from runstream.domain.errors import ConfigurationError
 from runstream.domain.usage import Rates
 from runstream.gateway.guards.limits import InputLimits

@@ -23,7 +23,7 @@ from runstream.connections import (
     timeouts,
 )
 from runstream.counters.book import Book
-from runstream.counters.turns import Turns
+from runstream.counters.key_turns import KeyTurns
 from runstream.crash_points import arm
 from runstream.domain.errors import ConfigurationError, Unavailable
 from runstream.domain.ids import new_id
@@ -33,7 +33,7 @@ from runstream.gateway.cache import Keeping
 from runstream.gateway.circuits import Circuits
 from runstream.gateway.generate import Gateway
 from runstream.gateway.line import Line
-from runstream.gateway.lines import Lines
+from runstream.gateway.turn import Lines
 from runstream.logs import configure
 from runstream.providers.registry import build
 from runstream.queue.control import listen_for_cancels
@@ -92,7 +92,7 @@ class _Process:
             self._leases, self._id, socket.gethostname(), duration=settings.lease, interval=settings.lease_interval
         )
         self._write_loop = WriteLoop(self._token_log, self._lease.holds)
-        self._turns = Turns(self._redis, longest=settings.provider_wait, timeout=settings.redis_timeout)
+        self._turns = KeyTurns(self._redis, longest=settings.provider_wait, timeout=settings.redis_timeout)
         self._lines = self._lines_at_keys()
         self._gateway = Gateway(
             model_routes(settings), self._providers, timeouts(settings), prices(settings), Circuits(), self._lines

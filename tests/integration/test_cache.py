@@ -19,9 +19,9 @@ from runstream.domain.usage import Usage
 from runstream.embedded.port import free_port
 from runstream.gateway.circuits import Circuits
 from runstream.gateway.generate import Gateway
-from runstream.gateway.lines import Lines
 from runstream.gateway.pricing import Prices
 from runstream.gateway.routes import Routes, TargetConfig
+from runstream.gateway.turn import Lines
 from runstream.providers.base import Timeouts
 from runstream.runs.attempt import Attempt
 from runstream.runs.intake import Intake

@@ -13,9 +13,9 @@ from runstream.domain.errors import ProviderError, ProviderRateLimited, Provider
 from runstream.domain.run import KeptAnswer
 from runstream.gateway.circuits import Circuits
 from runstream.gateway.generate import Gateway
-from runstream.gateway.lines import Lines
 from runstream.gateway.pricing import Prices
 from runstream.gateway.routes import RouteQuery, Routes, Target, TargetConfig
+from runstream.gateway.turn import Lines
 from runstream.providers.base import ProviderConfig, TextDelta
 from runstream.providers.registry import build
 

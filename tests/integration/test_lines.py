@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 
-from runstream.counters.turns import Coming, Leave, Rate, Turns
+from runstream.counters.key_turns import Coming, Grant, KeyTurns, Rate
 from runstream.domain.errors import ProviderBusy, ProviderError, ProviderTimeout
 from runstream.domain.prompt import Prompt
 from runstream.domain.run import KeptAnswer
@@ -23,9 +23,9 @@ from runstream.embedded.port import free_port
 from runstream.gateway.circuits import Circuits
 from runstream.gateway.generate import Gateway
 from runstream.gateway.line import Line
-from runstream.gateway.lines import Lines
 from runstream.gateway.pricing import Prices
 from runstream.gateway.routes import RouteQuery, Routes, Target, TargetConfig
+from runstream.gateway.turn import Lines
 from runstream.providers.base import Finished, ProviderConfig, TextDelta, Timeouts
 from runstream.providers.keys import KeyRing
 from runstream.providers.registry import build
@@ -105,7 +105,7 @@ class Site:
             provider: build(ProviderConfig(provider, kind, simulator.url, keys, background=kind == "openai-responses"))
             for provider, simulator in self.simulators.items()
         }
-        turns = Turns(redis or self.redis, longest=wait, timeout=2)
+        turns = KeyTurns(redis or self.redis, longest=wait, timeout=2)
         lines = Lines(
             {each: Line(each, rate, providers[each].keys, turns, worker=name) for each, rate in rates.items()},
             wait=wait,
@@ -211,7 +211,7 @@ async def test_a_call_that_no_target_has_room_for_fails_so_that_it_is_tried_agai
 async def test_a_call_whose_time_runs_out_in_line_goes_to_the_next_target(two_targets: Site) -> None:
     """Five calls of somebody who does not take their turns are before it."""
     rate = Rate(None, 60_000)
-    ahead = Turns(two_targets.redis, longest=WAIT, timeout=DEADLINE)
+    ahead = KeyTurns(two_targets.redis, longest=WAIT, timeout=DEADLINE)
     await ahead.take("a", rate, ["k"], "ahead", [Coming(f"c{n}", "x", 6000, 100) for n in range(6)], [])
     worker = await two_targets.worker({"a": rate}, wait=1.5)
     asked = asyncio.create_task(worker.ask())
@@ -238,7 +238,7 @@ async def test_a_call_that_is_given_up_in_line_leaves_it_at_once(site: Site) -> 
 
 
 async def test_a_turn_that_came_as_its_call_was_given_up_is_given_back(site: Site) -> None:
-    turns = Turns(site.redis, longest=WAIT, timeout=DEADLINE)
+    turns = KeyTurns(site.redis, longest=WAIT, timeout=DEADLINE)
     line = Line("a", ONE, KeyRing("a", ("k",)), turns, worker="w")
     for steps in range(30):
         asked = asyncio.create_task(line.turn("acme", 0, 1000))
@@ -247,7 +247,7 @@ async def test_a_turn_that_came_as_its_call_was_given_up_is_given_back(site: Sit
         asked.cancel()
         await asyncio.wait([asked])
         if not asked.cancelled():
-            line.settle(cast(Leave, asked.result()), made=False, tokens=0)
+            line.settle(cast(Grant, asked.result()), made=False, tokens=0)
     await asyncio.wait_for(line.turn("acme", 0, 1000), DEADLINE)
     await line.aclose()
     await turns.aclose()

@@ -19,9 +19,9 @@ from runstream.domain.run import Request
 from runstream.features.registry import FEATURES
 from runstream.gateway.circuits import Circuits
 from runstream.gateway.generate import Gateway
-from runstream.gateway.lines import Lines
 from runstream.gateway.pricing import Prices
 from runstream.gateway.routes import Routes, TargetConfig
+from runstream.gateway.turn import Lines
 from runstream.providers.base import (
     Call,
     Finished,

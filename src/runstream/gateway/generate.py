@@ -22,10 +22,10 @@ from runstream.domain.run import Claim, KeptAnswer, Run
 from runstream.domain.usage import ProviderCall, Usage
 from runstream.gateway.cache import request_key
 from runstream.gateway.circuits import Circuits
-from runstream.gateway.lines import Lines, taken
 from runstream.gateway.load import Load
 from runstream.gateway.pricing import Prices
 from runstream.gateway.routes import RouteQuery, Routes, Target
+from runstream.gateway.turn import Lines, taken
 from runstream.providers.base import (
     Call,
     Piece,
@@ -158,19 +158,19 @@ class Gateway:
         would wait for too long. Raises the last one's ProviderError; leaving the context closes the call.
         """
         refused: ProviderError | None = None
-        patience = self._lines.patience(self._timeouts)
+        time_in_line = self._lines.time_for(self._timeouts)
         for target, kept in self._candidates(query, resume):
             if refused is not None:
                 log.warning("fallback", provider=target.provider, model=target.model, code=refused.code)
             asked = answered = False
-            turn = self._lines.turn(None if kept else target.provider, query.tenant, prompt, patience)
+            turn = self._lines.turn(None if kept else target.provider, query.tenant, prompt, time_in_line)
             try:
                 await turn.wait()
                 asking.trying(target, kept)
                 asked = True
                 call = Call(target.model, prompt, kept.id if kept else None, asking.keep, turn.take_key)
                 with self._load.call(target) as under_way:
-                    async with self._provider(target).stream(call, patience.rest_of(self._timeouts)) as pieces:
+                    async with self._provider(target).stream(call, time_in_line.rest_of(self._timeouts)) as pieces:
                         answer = Answer(await _head(pieces, partial(asking.resumable, target)), pieces)
                         answered = True
                         self._circuits.answered(target)

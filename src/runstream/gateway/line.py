@@ -1,4 +1,4 @@
-"""The line at one provider, for the calls of this process: who waits here, and who asks Redis for all of them."""
+"""The line at one provider's keys, for this process' calls: who waits here, and who asks Redis for all of them."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from runstream.counters.away import Away
-from runstream.counters.turns import ALIVE, Coming, Leave, Rate, Told, Turns
+from runstream.counters.key_turns import ALIVE, Coming, Grant, KeyTurns, Rate, Told
 from runstream.domain.errors import ProviderBusy
 from runstream.domain.ids import new_id
 from runstream.metrics import CALL_WAIT, CALLS_WAITING
@@ -20,6 +20,7 @@ _MOST = 64
 _SOONEST = 0.02
 """Seconds between two questions: what there is room for by then is given out together."""
 _LATEST = ALIVE / 3
+"""Seconds between two questions at the most: each is a sign of life."""
 _WITHOUT = 5.0
 """Seconds for which calls go on without Redis once it did not answer, instead of waiting for it one after the other."""
 
@@ -32,7 +33,7 @@ class _Waiter:
     tenant: str
     tokens: int
     until: float
-    turn: asyncio.Future[Leave | None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    turn: asyncio.Future[Grant | None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def coming(self, now: float) -> Coming:
         return Coming(self.id, self.tenant, self.tokens, max(0.0, self.until - now))
@@ -41,7 +42,7 @@ class _Waiter:
 class Line:
     """One task asks for all who wait: when somebody comes or goes, and when Redis said that there may be room."""
 
-    def __init__(self, provider: str, rate: Rate, keys: KeyRing, turns: Turns, *, worker: str) -> None:
+    def __init__(self, provider: str, rate: Rate, keys: KeyRing, turns: KeyTurns, *, worker: str) -> None:
         self.provider = provider
         self.rate = rate
         self.keys = keys
@@ -56,7 +57,7 @@ class Line:
         self._away = False
         self._without_until = 0.0
 
-    async def turn(self, tenant: str, tokens: int, patience: float) -> Leave | None:
+    async def turn(self, tenant: str, tokens: int, patience: float) -> Grant | None:
         """Wait until a call of so many tokens may be made; None where Redis is away: it may be made then, uncounted.
 
         Raises ProviderBusy after `patience`, in seconds, or at once where the wait would be longer. A turn that is
@@ -80,10 +81,10 @@ class Line:
             CALL_WAIT.labels(self.provider).observe(time.monotonic() - began)
         return waiter.turn.result()
 
-    def settle(self, leave: Leave, *, made: bool, tokens: int) -> None:
+    def settle(self, grant: Grant, *, made: bool, tokens: int) -> None:
         """Count what a call came to in the place of what was reserved for it. Nobody waits for that."""
-        if not made or tokens != leave.tokens:
-            settling = asyncio.create_task(self._settle(leave, made=made, tokens=tokens))
+        if not made or tokens != grant.tokens:
+            settling = asyncio.create_task(self._settle(grant, made=made, tokens=tokens))
             self._settling.add(settling)
             settling.add_done_callback(self._settling.discard)
 
@@ -95,8 +96,8 @@ class Line:
     def _give_up(self, waiter: _Waiter) -> None:
         if not waiter.turn.done():
             self._go([waiter])
-        elif waiter.turn.exception() is None and (leave := waiter.turn.result()) is not None:
-            self.settle(leave, made=False, tokens=0)
+        elif waiter.turn.exception() is None and (grant := waiter.turn.result()) is not None:
+            self.settle(grant, made=False, tokens=0)
 
     def _go(self, waiters: Iterable[_Waiter]) -> None:
         for waiter in waiters:
@@ -104,9 +105,9 @@ class Line:
             self._going.append(waiter.id)
         self._ask_soon()
 
-    async def _settle(self, leave: Leave, *, made: bool, tokens: int) -> None:
+    async def _settle(self, grant: Grant, *, made: bool, tokens: int) -> None:
         with suppress(Away):  # it counts as it was reserved, for a minute
-            await self._turns.settle(self.provider, self.rate, leave, made=made, tokens=tokens)
+            await self._turns.settle(self.provider, self.rate, grant, made=made, tokens=tokens)
             self._ask_soon()
 
     # Asking.
@@ -170,11 +171,11 @@ class Line:
         return told.wait
 
     def _take_in(self, told: Told) -> None:
-        for leave in told.granted:
-            if waiter := self._waiting.pop(leave.id, None):
-                waiter.turn.set_result(leave)
+        for grant in told.granted:
+            if waiter := self._waiting.pop(grant.id, None):
+                waiter.turn.set_result(grant)
             else:  # gone while Redis was asked
-                self.settle(leave, made=False, tokens=0)
+                self.settle(grant, made=False, tokens=0)
         for id_, seconds in told.refused:
             if waiter := self._waiting.pop(id_, None):
                 waiter.turn.set_exception(ProviderBusy(retry_after=seconds))

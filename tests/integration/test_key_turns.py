@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 from redis.asyncio import Redis
 
-from runstream.counters.turns import ALIVE, Coming, Leave, Rate, Told, Turns
+from runstream.counters.key_turns import ALIVE, Coming, Grant, KeyTurns, Rate, Told
 
 DEADLINE = 20
 LONGEST = 30.0
@@ -26,7 +26,7 @@ class Desk:
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
         self.now = 1_700_000_000_000
-        self.turns = Turns(redis, longest=LONGEST, timeout=DEADLINE, now=lambda: self.now)
+        self.turns = KeyTurns(redis, longest=LONGEST, timeout=DEADLINE, now=lambda: self.now)
         self._ids = count()
 
     async def ask(
@@ -46,7 +46,7 @@ class Desk:
         for _ in range(int(seconds * 4)):
             self.now += 250
             for worker in workers or ("w1",):
-                ids += [leave.id for leave in (await self.ask(rate, worker=worker)).granted]
+                ids += [grant.id for grant in (await self.ask(rate, worker=worker)).granted]
         return ids
 
 
@@ -58,13 +58,13 @@ async def desk(redis_url: str) -> AsyncIterator[Desk]:
         await desk.turns.aclose()
 
 
-def ids(calls: list[Coming] | list[Leave]) -> list[str]:
+def ids(calls: list[Coming] | list[Grant]) -> list[str]:
     return [call.id for call in calls]
 
 
 class Made(NamedTuple):
     at: int
-    leave: Leave
+    grant: Grant
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -81,16 +81,16 @@ async def test_no_60_seconds_hold_more_than_a_keys_rate_whatever_comes_and_goes(
             for _ in range(chance.choice([0, 1, 1, 8]))
         ]
         told = await desk.ask(rate, *coming, worker=chance.choice(["w1", "w2"]), keys=keys)
-        for leave in told.granted:
-            made.append(Made(desk.now, leave))
-            took[leave.id] = leave.tokens
+        for grant in told.granted:
+            made.append(Made(desk.now, grant))
+            took[grant.id] = grant.tokens
             if chance.random() < 0.5:
-                took[leave.id] = chance.randint(0, leave.tokens)
-                await desk.turns.settle("p", rate, leave, made=True, tokens=took[leave.id])
+                took[grant.id] = chance.randint(0, grant.tokens)
+                await desk.turns.settle("p", rate, grant, made=True, tokens=took[grant.id])
         for key in keys:
-            window = [each.leave for each in made if each.leave.key == key and each.at > desk.now - MINUTE]
+            window = [each.grant for each in made if each.grant.key == key and each.at > desk.now - MINUTE]
             assert rate.requests is None or len(window) <= rate.requests
-            assert rate.tokens is None or sum(took[leave.id] for leave in window) <= rate.tokens
+            assert rate.tokens is None or sum(took[grant.id] for grant in window) <= rate.tokens
     assert len(made) > 2
 
 
@@ -138,37 +138,37 @@ async def test_a_worker_takes_what_there_is_room_for_though_another_has_not_aske
 async def test_the_key_with_the_most_room_is_given(desk: Desk) -> None:
     rate = Rate(60, 6000)
     told = await desk.ask(rate, desk.call(tokens=400), keys=("a", "b"))
-    assert [leave.key for leave in told.granted] == ["a"]
+    assert [grant.key for grant in told.granted] == ["a"]
     told = await desk.ask(rate, *(desk.call(tokens=100) for _ in range(4)), keys=("a", "b"))
-    assert [leave.key for leave in told.granted] == ["b"] * 4
+    assert [grant.key for grant in told.granted] == ["b"] * 4
     told = await desk.ask(rate, *(desk.call(tokens=50) for _ in range(2)), keys=("a", "b"))
-    assert sorted(leave.key for leave in told.granted) == ["a", "b"]
+    assert sorted(grant.key for grant in told.granted) == ["a", "b"]
 
 
 async def test_what_a_call_did_not_take_is_room_for_others(desk: Desk) -> None:
     rate = Rate(None, 6000)
-    (leave,) = (await desk.ask(rate, desk.call(tokens=600))).granted
+    (grant,) = (await desk.ask(rate, desk.call(tokens=600))).granted
     waiting = desk.call(tokens=500)
     assert not (await desk.ask(rate, waiting)).granted
-    await desk.turns.settle("p", rate, leave, made=True, tokens=100)
+    await desk.turns.settle("p", rate, grant, made=True, tokens=100)
     assert ids((await desk.ask(rate)).granted) == [waiting.id]
 
 
 async def test_a_call_that_was_never_made_is_given_back_with_its_request(desk: Desk) -> None:
     rate = Rate(1, None)
-    (leave,) = (await desk.ask(rate, desk.call())).granted
+    (grant,) = (await desk.ask(rate, desk.call())).granted
     waiting = desk.call(patience=100)
     assert not (await desk.ask(rate, waiting)).granted
-    await desk.turns.settle("p", rate, leave, made=False, tokens=0)
+    await desk.turns.settle("p", rate, grant, made=False, tokens=0)
     assert ids((await desk.ask(rate)).granted) == [waiting.id]
 
 
 async def test_what_is_settled_after_its_minute_changes_nothing(desk: Desk) -> None:
     rate = Rate(1, None)
-    (leave,) = (await desk.ask(rate, desk.call())).granted
+    (grant,) = (await desk.ask(rate, desk.call())).granted
     desk.now += MINUTE + 1000
     assert (await desk.ask(rate, desk.call())).granted
-    await desk.turns.settle("p", rate, leave, made=False, tokens=0)
+    await desk.turns.settle("p", rate, grant, made=False, tokens=0)
     assert not (await desk.ask(rate, desk.call())).granted
 
 
@@ -191,10 +191,10 @@ async def test_a_call_that_would_wait_for_too_long_is_told_so_at_once(desk: Desk
 
 async def test_a_call_that_waits_for_tokens_is_not_told_so_for_they_may_be_given_back(desk: Desk) -> None:
     rate = Rate(None, 1000)
-    (leave,) = (await desk.ask(rate, desk.call(tokens=1000))).granted
+    (grant,) = (await desk.ask(rate, desk.call(tokens=1000))).granted
     call = desk.call(tokens=50, patience=5)
     assert not (await desk.ask(rate, call)).refused
-    await desk.turns.settle("p", rate, leave, made=True, tokens=10)
+    await desk.turns.settle("p", rate, grant, made=True, tokens=10)
     assert ids((await desk.ask(rate)).granted) == [call.id]
 
 
@@ -239,7 +239,7 @@ async def test_a_key_whose_calls_take_nothing_holds_no_more_than_its_last_minute
     rate = Rate(None, 6000)
     for _ in range(200):
         desk.now += 1000
-        (leave,) = (await desk.ask(rate, desk.call(tokens=50))).granted
-        await desk.turns.settle("p", rate, leave, made=True, tokens=0)
+        (grant,) = (await desk.ask(rate, desk.call(tokens=50))).granted
+        await desk.turns.settle("p", rate, grant, made=True, tokens=0)
     (name,) = [name async for name in desk.redis.scan_iter("*:key:*")]
     assert await desk.redis.hlen(name) <= 65

@@ -1,17 +1,17 @@
-"""What a call has to do with the line at its provider's keys, where there is one."""
+"""A call's turn at its provider's keys: waited for in the provider's line, where there is one, and settled."""
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
-from runstream.counters.turns import Leave
+from runstream.counters.key_turns import Grant
 from runstream.domain.prompt import Prompt
 from runstream.domain.usage import Usage, estimate
 from runstream.gateway.line import Line
 from runstream.providers.base import Timeouts
 
 
-class Patience:
+class TimeInLine:
     """What a call may still wait in lines, at all of its targets together; in seconds."""
 
     def __init__(self, seconds: float) -> None:
@@ -33,12 +33,12 @@ class Turn:
     Without a line there is nothing to wait for, and nothing to settle.
     """
 
-    def __init__(self, line: Line | None, tenant: str, tokens: int, patience: Patience) -> None:
+    def __init__(self, line: Line | None, tenant: str, tokens: int, time_in_line: TimeInLine) -> None:
         self._line = line
         self._tenant = tenant
         self._tokens = tokens
-        self._patience = patience
-        self._leave: Leave | None = None
+        self._time_in_line = time_in_line
+        self._grant: Grant | None = None
         self._used = False
 
     @property
@@ -53,29 +53,32 @@ class Turn:
         self._used = False
         began = time.monotonic()
         try:
-            self._leave = await self._line.turn(self._tenant, self._tokens, self._patience.left)
+            self._grant = await self._line.turn(self._tenant, self._tokens, self._time_in_line.left)
         finally:
-            self._patience.waited(time.monotonic() - began)
+            self._time_in_line.waited(time.monotonic() - began)
 
     def settle(self, took: int | None) -> None:
-        """Count the tokens that the call took, once, or none where it was never made. None: nobody knows how many."""
-        leave, self._leave = self._leave, None
-        if self._line is not None and leave is not None and not (self._used and took is None):
-            self._line.settle(leave, made=self._used, tokens=took or 0)
+        """Count so many tokens, once, as what the call took; none where it was never made.
+
+        With None, for nobody knows, it counts as it was reserved.
+        """
+        grant, self._grant = self._grant, None
+        if self._line is not None and grant is not None and not (self._used and took is None):
+            self._line.settle(grant, made=self._used, tokens=took or 0)
 
     async def _key(self) -> str:
-        """Asked for once more, the request before was refused."""
+        """Another one each time: whoever asks for it again was refused with the one before."""
         if self._used:
             self.settle(0)
             await self.wait()
         self._used = True
-        if self._leave is None:
+        if self._grant is None:
             return self._line.keys.next() if self._line else ""
-        return self._leave.key
+        return self._grant.key
 
 
 class Lines:
-    """By provider. Those that are not there have no rates at their keys, and nobody is asked about them."""
+    """The line of each provider whose keys have a rate. The others have none, and their calls wait for nobody."""
 
     def __init__(self, lines: Mapping[str, Line], *, wait: float, reserved_output: int) -> None:
         """`wait` is in seconds; `reserved_output` are tokens, where a prompt does not say how many it may take."""
@@ -83,13 +86,13 @@ class Lines:
         self._wait = wait
         self._reserved_output = reserved_output
 
-    def patience(self, timeouts: Timeouts) -> Patience:
-        return Patience(min(self._wait, timeouts.total))
+    def time_for(self, timeouts: Timeouts) -> TimeInLine:
+        return TimeInLine(min(self._wait, timeouts.total))
 
-    def turn(self, provider: str | None, tenant: str, prompt: Prompt, patience: Patience) -> Turn:
-        """No `provider` is that of an answer that was asked for before: it is read without a turn."""
+    def turn(self, provider: str | None, tenant: str, prompt: Prompt, time_in_line: TimeInLine) -> Turn:
+        """Without a `provider` it is none's: an answer that was asked for before is read without a turn."""
         line = self._lines.get(provider) if provider else None
-        return Turn(line, tenant, self._tokens(prompt) if line and line.rate.tokens else 0, patience)
+        return Turn(line, tenant, self._tokens(prompt) if line and line.rate.tokens else 0, time_in_line)
 
     def _tokens(self, prompt: Prompt) -> int:
         """What a call reserves: its input, estimated, and as much output as it may have."""
@@ -103,4 +106,5 @@ class Lines:
 
 
 def taken(usage: Usage | None) -> int | None:
+    """Tokens, of input and output together; None where they are not known."""
     return None if usage is None else usage.input_tokens + usage.output_tokens

@@ -1,4 +1,4 @@
-"""Whose turn it is at a provider's keys, decided in Redis for all worker processes."""
+"""Whose turn it is at a provider's keys, decided in Redis for all worker processes: see `gateway.line`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Coming(NamedTuple):
     patience: float
 
 
-class Leave(NamedTuple):
+class Grant(NamedTuple):
     """A call that may be made now, with this key; `second` is what it is counted in."""
 
     id: str
@@ -51,11 +51,11 @@ class Told(NamedTuple):
 
     waiting: int
     wait: float
-    granted: Sequence[Leave]
+    granted: Sequence[Grant]
     refused: Sequence[tuple[str, float]]
 
 
-class Turns:
+class KeyTurns:
     """Each call is one script, so it happens as a whole. All raise Away.
 
     Keys are known there by a hash alone. Nothing has to be tidied up: what a process leaves behind counts no more
@@ -67,7 +67,7 @@ class Turns:
 
         `now` gives milliseconds in the place of the clock of Redis, which all processes share.
         """
-        self._take = ScriptConnection(redis, _script("take"), timeout=timeout)
+        self._take = ScriptConnection(redis, _script("take_key"), timeout=timeout)
         self._settle = ScriptConnection(redis, _script("settle_key"), timeout=timeout)
         self._keep = _milliseconds(longest + _KEPT)
         self._now = now
@@ -102,15 +102,15 @@ class Turns:
         return Told(
             waiting,
             wait / 1000,
-            [Leave(id_.decode(), keys[key - 1], second, tokens) for id_, key, second, tokens in granted],
+            [Grant(id_.decode(), keys[key - 1], second, tokens) for id_, key, second, tokens in granted],
             [(id_.decode(), milliseconds / 1000) for id_, milliseconds in refused],
         )
 
-    async def settle(self, provider: str, rate: Rate, leave: Leave, *, made: bool, tokens: int) -> None:
+    async def settle(self, provider: str, rate: Rate, grant: Grant, *, made: bool, tokens: int) -> None:
         """Count these tokens in the place of those that were reserved; and no request, where none was `made`."""
-        back = (int(not made), leave.tokens - tokens)
+        back = (int(not made), grant.tokens - tokens)
         with answering():
-            await self._settle([_key(provider, leave.key)], [leave.second, *back, rate.requests or 0, rate.tokens or 0])
+            await self._settle([_key(provider, grant.key)], [grant.second, *back, rate.requests or 0, rate.tokens or 0])
 
     async def aclose(self) -> None:
         await self._take.aclose()
