@@ -7,8 +7,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-_SMALLEST = Decimal("1e-10")
-"""What the ledger keeps of a dollar; costs are counted in whole ones of it."""
+from runstream.domain.usage import SMALLEST
 
 
 class Scope(StrEnum):
@@ -221,9 +220,9 @@ class Settlement:
 
 
 def in_parts(cost: Decimal | None) -> int:
-    """A cost as it is counted; one that is not known counts nothing."""
-    return int((cost or Decimal(0)) / _SMALLEST)
+    """A cost in US dollars as it is counted: in what the ledger keeps of one. One that is not known counts nothing."""
+    return int((cost or Decimal(0)) / SMALLEST)
 
 
 def in_dollars(parts: int) -> Decimal:
-    return parts * _SMALLEST
+    return parts * SMALLEST

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+SMALLEST = Decimal("1e-10")
+"""What the ledger keeps of a US dollar: ten decimal places."""
 _MILLION = Decimal(1_000_000)
 _CHARACTERS_A_TOKEN = 4
 """OpenAI's rule of thumb for English text."""

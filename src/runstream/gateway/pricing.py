@@ -6,13 +6,11 @@ from decimal import ROUND_HALF_UP, Decimal
 from urllib.parse import urlsplit
 
 from runstream.domain.errors import ConfigurationError
-from runstream.domain.usage import ProviderCall, Rates, Usage
+from runstream.domain.usage import SMALLEST, ProviderCall, Rates, Usage
 from runstream.gateway.patterns import Patterns
 from runstream.gateway.routes import Target
 
 _CONFIGURED = "configured"
-_SMALLEST = Decimal("1e-10")
-"""What the ledger keeps of a dollar."""
 _HERE = frozenset({"localhost", "127.0.0.1", "::1"})
 """Hosts that list no prices."""
 
@@ -56,7 +54,7 @@ class Prices:
         if usage is None:
             return ProviderCall(target.provider, target.model)
         cost, version = self._price(target, usage)
-        cost = cost if cost is None else cost.quantize(_SMALLEST, ROUND_HALF_UP)
+        cost = cost if cost is None else cost.quantize(SMALLEST, ROUND_HALF_UP)
         return ProviderCall(target.provider, target.model, usage, cost, version)
 
     def _price(self, target: Target, usage: Usage) -> tuple[Decimal, str] | tuple[None, None]:
