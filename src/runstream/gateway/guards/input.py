@@ -10,7 +10,7 @@ from typing import Any
 from runstream.domain.errors import ContentBlocked
 from runstream.domain.findings import MOST_MESSAGES, Action, Finding, Where, refusing
 from runstream.domain.prompt import Prompt, images, texts
-from runstream.gateway.guards.moderation import UNAVAILABLE, Moderation
+from runstream.gateway.guards.moderation import Moderation, action_on
 from runstream.gateway.guards.rules import Rules
 from runstream.gateway.guards.text import normalized
 
@@ -78,8 +78,7 @@ class InputGuard:
         judged += [((number, url), await moderation.of_image(url)) for number, url in shown]
         for (number, _), categories in judged:
             for category in categories:
-                let_pass = category == UNAVAILABLE and not required
-                places[category, Action.FLAG if let_pass else Action.REFUSE].append(number)
+                places[category, action_on(category, required=required)].append(number)
         return places
 
 

@@ -7,6 +7,7 @@ from functools import partial
 import structlog
 
 from runstream.domain.errors import ProviderError
+from runstream.domain.findings import Action
 from runstream.metrics import UNMODERATED
 from runstream.providers.moderations import Moderations
 
@@ -26,6 +27,11 @@ _Answer = Sequence[Sequence[str]]
 _UNKNOWN: _Answer = ((UNAVAILABLE,),)
 
 log = structlog.get_logger(__name__)
+
+
+def action_on(category: str, *, required: bool) -> Action:
+    """What is done about a text that falls under it: what could not be judged passes where it is not `required`."""
+    return Action.FLAG if category == UNAVAILABLE and not required else Action.REFUSE
 
 
 class Moderation:

@@ -5,9 +5,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 
 from runstream.domain.errors import ContentBlocked
-from runstream.domain.findings import Action, Finding, Where
+from runstream.domain.findings import Finding, Where, refusing
 from runstream.gateway.guards.input import Found
-from runstream.gateway.guards.moderation import UNAVAILABLE, Moderation
+from runstream.gateway.guards.moderation import Moderation, action_on
 from runstream.gateway.guards.sentences import LONGEST, Sentences
 from runstream.providers.base import Finished, Piece, ReasoningDelta, TextDelta, ToolCallDelta
 
@@ -135,10 +135,12 @@ class Screen:
 
     def _let_pass(self, categories: Sequence[str]) -> None:
         """Raises ContentBlocked where they are not to pass."""
-        for category in categories:
-            refused = self._required or category != UNAVAILABLE
-            self._found(Finding(category, Action.REFUSE if refused else Action.FLAG, Where.OUTPUT))
-        if blocked := sorted({category for category in categories if self._required or category != UNAVAILABLE}):
+        findings = [
+            Finding(category, action_on(category, required=self._required), Where.OUTPUT) for category in categories
+        ]
+        for finding in findings:
+            self._found(finding)
+        if blocked := refusing(findings):
             raise ContentBlocked("What the model said was refused.", categories=blocked)
 
 
