@@ -11,7 +11,7 @@ from runstream.domain.run import Status
 from runstream.domain.transcript import Transcript
 from runstream.domain.usage import ProviderCall, Usage
 from runstream.storage.database import ask
-from runstream.storage.rows import usage_of
+from runstream.storage.rows import ledger_entry, usage_of
 from runstream.storage.statements.parts import CALLED, ID, SECONDS
 from runstream.storage.tables import attempts, ledger, runs
 
@@ -114,19 +114,5 @@ class AnswerStore:
 
         With the `last` word on it, the tenant's limits are to be counted anew. Raises Unavailable.
         """
-        usage = call.usage or Usage(0, 0)
-        await self._ask(
-            _AMEND,
-            run_id=run_id,
-            attempt=attempt,
-            call=number,
-            provider=call.provider,
-            provider_model=call.model,
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            cached_tokens=usage.cached_tokens,
-            estimated=usage.estimated,
-            cost=call.cost,
-            price_version=call.price_version,
-            last=last,
-        )
+        entry = ledger_entry(number, call)
+        await self._ask(_AMEND, run_id=run_id, attempt=attempt, last=last, **{name: entry[name] for name in CALLED})

@@ -142,9 +142,9 @@ def generation_values(generation: Generation) -> dict[str, Any]:
         "first_token_at": generation.first_token_at,
         "cost": generation.cost,
     }
-    calls = [_entry(number, call) for number, call in enumerate(generation.calls, 1)]
+    calls = [ledger_entry(number, call) for number, call in enumerate(generation.calls, 1)]
     left = generation.goes_on
-    owed = _entry(len(calls) + 1, left.owed) if left and left.owed else None
+    owed = ledger_entry(len(calls) + 1, left.owed) if left and left.owed else None
     kept = {"response_id_now": left and left.id, "owed_now": owed}
     return {**{f"{name}_now": value for name, value in values.items()}, **kept, "provider_calls": calls}
 
@@ -154,8 +154,8 @@ def findings_values(findings: Sequence[Finding]) -> dict[str, Any]:
     return {"findings_now": told(findings), "flagged_now": flagged(findings)}
 
 
-def _entry(number: int, call: ProviderCall) -> dict[str, Any]:
-    """A call as the ledger's statement takes it."""
+def ledger_entry(number: int, call: ProviderCall) -> dict[str, Any]:
+    """A call as the statements take it that enter it in the ledger: costs are text, for JSON has no decimals."""
     usage = call.usage or Usage(0, 0)
     return {
         "call": number,
