@@ -306,6 +306,17 @@ async def test_what_was_waited_in_line_counts_to_the_total_time_and_not_to_the_f
         await worker.ask("sim:40:20")
 
 
+async def test_what_a_call_waits_for_another_key_does_not_count_to_the_first_token(site: Site) -> None:
+    rate = Rate(20, None)
+    worker = await site.worker({"a": rate}, keys=("bad", "k1"), timeouts=Timeouts(first_token=2.5, idle=20, total=20))
+    ahead = KeyTurns(site.redis, longest=WAIT, timeout=DEADLINE)
+    assert (
+        len((await ahead.take("a", rate, ["k1"], "w", [Coming(f"c{n}", "x", 0, 0) for n in range(2)], [])).granted) == 2
+    )
+    assert await worker.ask() == ["a"]
+    await ahead.aclose()
+
+
 async def test_an_answer_in_the_background_waits_for_its_turn_too(site: Site) -> None:
     worker = await site.worker({"a": ONE}, keys=("k1", "k2"), wait=0, kind="openai-responses")
     assert [await worker.ask() for _ in range(2)] == [["a"], ["a"]]

@@ -63,9 +63,7 @@ class AnthropicMessages(HttpProvider):
         return {"anthropic-version": _VERSION, **({"x-api-key": key} if key else {})}
 
     def stream(self, call: Call, timeouts: Timeouts) -> AbstractAsyncContextManager[AsyncIterator[Piece]]:
-        return self._account.answer(
-            lambda: self._dialects.open(call, timeouts.connect), MessagesAnswer(), call, timeouts
-        )
+        return self._dialects.answer(call, MessagesAnswer(), timeouts)
 
 
 def _body(call: Call, dialect: _Dialect) -> dict[str, Any]:

@@ -1,13 +1,18 @@
 """What a server's models take, where that differs from model to model and nothing but a refusal tells."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import httpx
 
 from runstream.domain.errors import ProviderAnswerLost
 from runstream.providers.account import Account, error_body
-from runstream.providers.base import Call
+from runstream.providers.base import Call, Piece, Timeouts
+from runstream.providers.gathering import Gathering
+from runstream.providers.patience import Patience
 
 D = TypeVar("D")
 _MAX_LEARNED = 1000
@@ -32,6 +37,14 @@ class Dialects(Generic[D]):
         self._written = written
         self._taught = taught
         self._learned: dict[str, D] = {}
+
+    def answer(
+        self, call: Call, gathering: Gathering, timeouts: Timeouts
+    ) -> AbstractAsyncContextManager[AsyncIterator[Piece]]:
+        """See `Provider.stream`. Waiting for another key, once one was refused, is no silence of the server's."""
+        patience = Patience(timeouts)
+        asked = replace(call, take_key=partial(patience.apart, call.take_key)) if call.take_key else call
+        return self._account.answer(lambda: self.open(asked, timeouts.connect), gathering, call, timeouts, patience)
 
     async def open(self, call: Call, connect: float, key: str | None = None) -> httpx.Response:
         """The head of an accepted answer. A refusal that teaches a dialect is answered in it, at once.

@@ -39,7 +39,7 @@ class OpenAIChat(HttpProvider):
         self._dialects = Dialects(self._account, url, first=_first_dialect(url), written=_body, taught=_taught)
 
     def stream(self, call: Call, timeouts: Timeouts) -> AbstractAsyncContextManager[AsyncIterator[Piece]]:
-        return self._account.answer(lambda: self._dialects.open(call, timeouts.connect), ChatAnswer(), call, timeouts)
+        return self._dialects.answer(call, ChatAnswer(), timeouts)
 
 
 def _first_dialect(url: httpx.URL) -> _Dialect:

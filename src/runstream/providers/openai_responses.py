@@ -59,9 +59,7 @@ class OpenAIResponses(HttpProvider):
     def stream(self, call: Call, timeouts: Timeouts) -> AbstractAsyncContextManager[AsyncIterator[Piece]]:
         if self._background or call.resume is not None:
             return self._kept(call, timeouts)
-        return self._account.answer(
-            lambda: self._dialects.open(call, timeouts.connect), ResponseAnswer(), call, timeouts
-        )
+        return self._dialects.answer(call, ResponseAnswer(), timeouts)
 
     async def aclose(self) -> None:
         """Waits for what is still to be stopped, which takes at most ten seconds."""

@@ -26,6 +26,7 @@ class Patience:
         self._timeouts = timeouts
         self._idle = timeouts.idle
         self._started = self._since = self._loop.time()
+        self._apart = 0.0
         self._waiting: asyncio.Task[object] | None = None
         self._first_token_came = False
         self._ran_out: str | None = None
@@ -48,6 +49,16 @@ class Patience:
             raise ProviderTimeout(self._ran_out) from None
         finally:
             self._waiting = None
+
+    async def apart(self, wait: Callable[[], Awaitable[T]]) -> T:
+        """Wait, within `wait`, for what is not the provider's to give: that counts to the total time alone."""
+        began = self._loop.time()
+        self.close()
+        try:
+            return await wait()
+        finally:
+            self._apart += self._loop.time() - began
+            self._set_timer()
 
     def first_token_came(self) -> None:
         if not self._first_token_came:
@@ -82,7 +93,10 @@ class Patience:
         limits = self._timeouts
         total = (self._started + limits.total, f"The provider did not finish within {limits.total:g} s.")
         if not self._first_token_came:
-            first = (self._started + limits.first_token, f"No first token came within {limits.first_token:g} s.")
+            first = (
+                self._started + self._apart + limits.first_token,
+                f"No first token came within {limits.first_token:g} s.",
+            )
             return min(first, total)
         silent_since = self._since if self._waiting else self._loop.time()
         idle = (silent_since + self._idle, f"The provider was silent for {self._idle:g} s.")
