@@ -96,7 +96,7 @@ def _target(given: TargetSettings) -> TargetConfig:
 
 
 def key_rates(settings: Settings) -> Mapping[str, Rate]:
-    """What each key of a provider may be asked for, where it may not be asked for anything."""
+    """What each key of a provider may be asked for in a minute, of those providers where that is bounded."""
     rates = {
         name: Rate(provider.requests_per_minute, provider.tokens_per_minute)
         for name, provider in settings.providers.items()

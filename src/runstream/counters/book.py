@@ -170,7 +170,7 @@ class Book:
 
 
 class _Script:
-    """Called once for all who ask while the last ones are answered. None is made twice, for it may have been done."""
+    """A script of the book's, called for all at once who ask while the one before is answered; and never twice."""
 
     def __init__(self, redis: Redis, name: str, timeout: float) -> None:
         self._connection = ScriptConnection(redis, _script(name), timeout=timeout)

@@ -1,4 +1,5 @@
--- Whose turn it is: goes before each of the queue's other scripts, whose first key is the queue.
+-- Which tenant's turn it is at a worker's slot: goes before each of the queue's other scripts, whose first key is the
+-- queue.
 --
 -- The queue is a sorted set of the jobs that are due later, by ms: those that wait for a retry, and those that a worker
 -- has taken, which are due again when they count as lost. A job that is due is not in it, but in a set of its tenant's,

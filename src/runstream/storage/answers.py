@@ -1,4 +1,4 @@
-"""Answers that runs were given, to be given to others."""
+"""Answers that runs were given, to be given to others; and what calls that several runs share come to."""
 
 from datetime import timedelta
 from functools import partial
