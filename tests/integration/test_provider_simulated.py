@@ -183,6 +183,28 @@ async def test_what_cannot_be_understood_is_refused_and_the_next_request_is_answ
     assert (await ask(client, "sim:1")).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/chat/completions", {"model": "sim:1", "messages": [], "stop": 5}),
+        ("/messages", {"model": "sim:1", "messages": ["hello"], "max_tokens": 5}),
+        ("/responses", {"model": "sim:1", "input": [{"type": "message"}]}),
+        ("/moderations", {"model": "status:none", "input": ["hello"]}),
+        ("/moderations", {"model": "flags:a:soon", "input": ["hello"]}),
+    ],
+)
+async def test_what_has_another_shape_than_its_protocol_is_refused(
+    client: httpx.AsyncClient, path: str, body: dict[str, Any]
+) -> None:
+    refused = await client.post(path, json=body, headers={"anthropic-version": "2023-06-01"}, timeout=5)
+    assert refused.status_code == 400
+
+
+async def test_a_place_in_an_answer_that_is_no_number_is_refused(client: httpx.AsyncClient) -> None:
+    place = {"stream": "true", "starting_after": "there"}
+    assert (await client.get("/responses/resp_sim1", params=place, timeout=5)).status_code == 400
+
+
 @pytest.mark.parametrize("key", [None, "Bearer bad", "Bearer", "Basic eDp5"])
 async def test_a_key_is_asked_for(client: httpx.AsyncClient, key: str | None) -> None:
     del client.headers["Authorization"]

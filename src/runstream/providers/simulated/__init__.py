@@ -1,4 +1,4 @@
-"""A provider that costs nothing: chat completions and Messages over real HTTP, at a set pace, failing on demand.
+"""A provider that costs nothing: every protocol that we speak, over real HTTP, at a set pace, failing on demand.
 
 The model's name says what happens. N is a number of tokens, RATE tokens per second (0, the default: as fast as
 the socket takes them).
@@ -27,7 +27,7 @@ the socket takes them).
 After any of these names, `@` and anything: that is a model of its own, whose words say by their call's number which
 answer they are of: w0@17 w1@17 ...
 
-Of moderation, the model's name says too what happens; texts with `unsafe:CATEGORY` in them fall under that.
+For moderation, too, the model's name says what happens; a text with `unsafe:CATEGORY` in it falls under that category.
 
     flags:WORD,...[:MS]        under `violence` too, where they have one of the words; each answer takes MS
     hang    malformed    status:CODE    flaky:K    as above
@@ -40,7 +40,8 @@ will do, as a bearer or in `x-api-key`, except `bad` (401), `limited` (429, Retr
     GET  /v1/responses/ID        an answer in the background, as it stands, or with ?stream=true&starting_after=N the
                                  rest of it; POST /v1/responses/ID/cancel stops it
     GET  /stats   {"calls": {model: count}, "tokens": {"input", "output"} of those that have ended, "open_streams": now,
-                  "closed_by_client": before their end, "connections": accepted, "open_connections": now}; needs no key
+                  "closed_by_client": before their end, "moderations": count, "connections": accepted,
+                  "open_connections": now}; needs no key
     GET  /calls   {"made": count, "calls": [{"number", "model", "asked": the last message's beginning, "key": a hash of
                   it, "began", "ended", "ending", "input_tokens", "tokens": sent}]}, the last 50,000 in order; needs no
                   key

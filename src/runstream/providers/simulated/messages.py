@@ -51,8 +51,7 @@ class MessagesAnswer(Answer):
         return chunked(_event("message_start", message=message) + _event("ping"))
 
     def chunks(self) -> Iterator[bytes]:
-        for token in self._tokens:
-            self.sent += 1
+        for token in self.tokens():
             if isinstance(token, str) and self._kind == "text":
                 yield chunked(self._before + orjson.dumps(token) + b"}}\n\n")
             else:
@@ -71,8 +70,7 @@ class MessagesAnswer(Answer):
 
     def whole(self) -> dict[str, Any]:
         blocks: list[dict[str, Any]] = []
-        for token in self._tokens:
-            self.sent += 1
+        for token in self.tokens():
             for name, fields in self._events(token):
                 if name == "content_block_start":
                     blocks.append({**fields["content_block"], "input": ""})

@@ -53,8 +53,7 @@ class ResponsesAnswer(Answer):
         return chunked(b"".join(self._event(name, response=response) for name in names))
 
     def chunks(self) -> Iterator[bytes]:
-        for token in self._tokens:
-            self.sent += 1
+        for token in self.tokens():
             yield chunked(b"".join(self._events(token)))
 
     def tail(self) -> bytes:

@@ -2,7 +2,8 @@
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
@@ -67,11 +68,8 @@ class Answering(Connection):
                 await self._complete(request, ResponsesAnswer)
             case b"POST", b"/v1/moderations":
                 _authenticate(request)
-                try:
-                    asked = request.json("input")
-                except ValueError as error:
-                    raise Refused(400, str(error), "invalid_request_error") from None
-                self.json(await self._state.judge.answer(asked))
+                with _understood():
+                    self.json(await self._state.judge.answer(request.json("input")))
             case method, path if path.startswith(_KEPT):
                 _authenticate(request)
                 await self._answer_kept(method, path.removeprefix(_KEPT).split(b"/"), request.query)
@@ -79,11 +77,9 @@ class Answering(Connection):
                 raise Refused(404, "There is nothing at this address.", "not_found")
 
     async def _complete(self, request: Request, protocol: type[Answer]) -> None:
-        try:
+        with _understood():
             body = protocol.asked(request.json(protocol.field))
             script = script_for(body)
-        except ValueError as error:
-            raise Refused(400, str(error), "invalid_request_error") from None
         model = str(body.get("model", ""))
         self._state.calls[model] += 1
         self._state.answered += 1
@@ -117,10 +113,12 @@ class Answering(Connection):
             self.json(kept.response())
 
     async def _answer_kept(self, method: bytes, path: list[bytes], query: bytes) -> None:
-        kept = self._state.kept.get(unquote(path[0].decode()))
+        with _understood():
+            name, asked = unquote(path[0].decode()), parse_qs(query.decode())
+            seen = int(asked.get("starting_after", ["-1"])[0]) + 1
+        kept = self._state.kept.get(name)
         if kept is None:
-            raise Refused(404, f"Response with id '{path[0].decode()}' not found.", "not_found")
-        asked = parse_qs(query.decode())
+            raise Refused(404, f"Response with id '{name}' not found.", "not_found")
         match method, path[1:]:
             case b"POST", [b"cancel"]:
                 kept.cancel()
@@ -130,7 +128,7 @@ class Answering(Connection):
             case b"GET", [] if not self._state.kept.is_streamed(kept):
                 raise Refused(400, "This response can no longer be streamed because it is more than 5 minutes old.")
             case b"GET", []:
-                await self._counted(self._stream_kept(kept, int(asked.get("starting_after", ["-1"])[0]) + 1))
+                await self._counted(self._stream_kept(kept, seen))
             case _:
                 raise Refused(404, "There is nothing at this address.", "not_found")
 
@@ -218,6 +216,17 @@ class Answering(Connection):
         if request.path == b"/v1/messages":
             return messages.refusal(refused.status, refused.message)
         return {"error": {"message": refused.message, "type": "simulated_error", "code": refused.code}}
+
+
+@contextmanager
+def _understood() -> Iterator[None]:
+    """Whoever reads a request falls over one of another shape, and its client is told so."""
+    try:
+        yield
+    except ValueError as error:
+        raise Refused(400, str(error), "invalid_request_error") from None
+    except (AttributeError, KeyError, TypeError):
+        raise Refused(400, "The request is not one of this protocol.", "invalid_request_error") from None
 
 
 def _authenticate(request: Request) -> None:
