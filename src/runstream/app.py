@@ -18,7 +18,7 @@ from runstream.api.auth import KeyCheck
 from runstream.api.context import CheckedBody, RequestContext, Shortcut
 from runstream.api.documents import describe
 from runstream.api.services import Services
-from runstream.connections import input_limits, model_routes, open_log, redis_client
+from runstream.connections import input_limits, model_routes, open_log, prices, redis_client
 from runstream.console.routes import console_router
 from runstream.counters.book import Book
 from runstream.crash_points import arm
@@ -166,8 +166,6 @@ def _admission(settings: Settings, routes: Routes, book: Book, budgets: BudgetSt
 
 def _price(settings: Settings, routes: Routes) -> Callable[[Wanted, Usage], Decimal | None]:
     """What a run costs at its first target. Prices take memory, and time to load: only who needs them does."""
-    from runstream.connections import prices
-
     listed = prices(settings)
 
     def price(wanted: Wanted, usage: Usage) -> Decimal | None:

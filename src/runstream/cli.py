@@ -207,7 +207,7 @@ def cancel(run_id: RunId, key: Key = None, url: Url = DEFAULT_URL) -> None:
 
 @app.command()
 def doctor() -> None:
-    """Check configuration, database, migrations, Redis and providers, without spending a token."""
+    """Check configuration, database, migrations, Redis, providers and moderation, without spending a token."""
     from runstream.doctor.examination import examine
 
     raise typer.Exit(asyncio.run(examine()))
@@ -215,7 +215,7 @@ def doctor() -> None:
 
 @app.command("simulate-provider")
 def simulate_provider(host: Host = "127.0.0.1", port: Port = 9901) -> None:
-    """Serve chat completions and Messages with made-up answers, at a set pace and with set faults."""
+    """Speak the providers' protocols with made-up answers, at a set pace and with set faults."""
     from runstream.providers.simulated import serve
 
     serve(host, port)

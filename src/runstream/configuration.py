@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
-from runstream.connections import guards, key_rates, model_routes, moderations, price_names, provider_configs
+from runstream.connections import guards, key_rates, model_routes, moderations, provider_configs
 from runstream.domain.errors import ConfigurationError, RunstreamError
+from runstream.gateway.pricing import check_names
 from runstream.providers.registry import build
 from runstream.settings import GuardSettings, Settings, load
 
@@ -31,13 +32,16 @@ def contradictions(settings: Settings) -> Iterator[str]:
         yield f"RUNSTREAM_DEFAULT_MODEL: {error.message}" if error.param else error.message
     yield from _guards(settings)
     try:
-        price_names(settings)
+        check_names(settings.prices, settings.providers)
     except RunstreamError as error:
         yield error.message
     if settings.lease <= settings.lease_interval:
         yield "RUNSTREAM_LEASE has to be longer than RUNSTREAM_LEASE_INTERVAL, or workers lose their runs."
     if key_rates(settings) and settings.provider_wait >= settings.first_token_timeout:
-        yield "RUNSTREAM_PROVIDER_WAIT has to be shorter than RUNSTREAM_FIRST_TOKEN_TIMEOUT, which a second wait is in."
+        yield (
+            "RUNSTREAM_PROVIDER_WAIT has to be shorter than RUNSTREAM_FIRST_TOKEN_TIMEOUT: a call whose key is refused "
+            "waits for another one within that time."
+        )
 
 
 def _guards(settings: Settings) -> Iterator[str]:

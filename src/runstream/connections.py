@@ -13,6 +13,7 @@ from runstream.counters.key_turns import Rate
 from runstream.domain.errors import ConfigurationError
 from runstream.domain.usage import Rates
 from runstream.gateway.guards.limits import InputLimits
+from runstream.gateway.pricing import Prices
 from runstream.gateway.routes import Routes, TargetConfig
 from runstream.providers.base import ProviderConfig, Timeouts
 from runstream.settings import ModelSettings, ModerationSettings, Settings, TargetSettings
@@ -20,7 +21,6 @@ from runstream.stream.log import TokenLog
 
 if TYPE_CHECKING:
     from runstream.gateway.guards.guards import Guards
-    from runstream.gateway.pricing import Prices
     from runstream.providers.moderations import Moderations
 
 
@@ -104,17 +104,8 @@ def key_rates(settings: Settings) -> Mapping[str, Rate]:
     return {name: rate for name, rate in rates.items() if rate != Rate(None, None)}
 
 
-def price_names(settings: Settings) -> None:
-    """Raises ConfigurationError where a price is nobody's."""
-    from runstream.gateway.pricing import check_names
-
-    check_names(settings.prices, settings.providers)
-
-
 def prices(settings: Settings) -> Prices:
     """Loads the list prices, which take memory and time."""
-    from runstream.gateway.pricing import Prices
-
     addresses = {name: provider.base_url for name, provider in settings.providers.items()}
     return Prices(addresses, {name: Rates(*rates) for name, rates in settings.prices.items()})
 

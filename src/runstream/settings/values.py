@@ -72,7 +72,7 @@ Dollars = Annotated[Decimal, Field(ge=0, max_digits=18, decimal_places=10)]
 Price = Annotated[Decimal, Field(ge=0, le=_DEAREST)]
 Name = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_printable)]
 Tenant = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-Provider = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Provider = Tenant
 File = Annotated[str, AfterValidator(_absolute)]
 """The same for every process, wherever it was started; and a key that was put here by mistake is told to nobody."""
 Key = Annotated[SecretStr, AfterValidator(_key)]
