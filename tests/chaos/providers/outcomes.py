@@ -29,11 +29,13 @@ class Outcome:
 
 
 OUTCOMES = {
-    "answers": Outcome("answers, with no text or to its limit too", None, "", "what it reports, else by estimate"),
+    "answers": Outcome(
+        "answers, even with no text, or cut off at its limit", None, "", "what it reports, else by estimate"
+    ),
     "refuses": Outcome("refuses: 4xx but those below", "provider_refused", "no", "nothing"),
     "limits": Outcome("limits: 429", "provider_rate_limited", "yes, after `Retry-After`", "nothing"),
     "fails": Outcome(
-        "fails: 408, 5xx, no connection, an error in the stream", "provider_unavailable", "yes", "nothing"
+        "fails: 408, 425, 5xx, no connection, an error in the stream", "provider_unavailable", "yes", "nothing"
     ),
     "is slow": Outcome(
         "does not begin, falls silent, does not finish in time", "provider_timeout", "yes", "its prompt, by estimate"
