@@ -121,12 +121,12 @@ def assert_nothing_runs_in(directory: Path) -> None:
 
 
 def test_other_commands_are_of_this_installation_once_its_settings_are_read(dev):
-    dev.generate().raise_for_status()
+    run_id = dev.generate().raise_for_status().json()["id"]
     settings = Path(dev.fact("settings"))
     assert settings.stat().st_mode & 0o077 == 0
     runstream = f"{sys.executable} -m runstream"
     said = subprocess.run(
-        f". {shlex.quote(str(settings))} && {runstream} doctor && {runstream} runs list",
+        f". {shlex.quote(str(settings))} && {runstream} doctor && {runstream} runs list && {runstream} tail {run_id}",
         shell=True,
         cwd=dev.directory,
         env={"PATH": os.environ["PATH"], "HOME": str(dev.directory)},
@@ -136,6 +136,8 @@ def test_other_commands_are_of_this_installation_once_its_settings_are_read(dev)
         check=True,
     ).stdout
     assert "All is well." in said
+    assert "advice" not in said
+    assert said.endswith("w0 w1 w2 w3 w4 ")
     assert all(run_id in said for run_id in dev.run_ids())
 
 

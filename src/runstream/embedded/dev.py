@@ -18,7 +18,7 @@ from runstream.domain.errors import ConfigurationError
 from runstream.embedded.child import Child, run_to_end
 from runstream.embedded.errors import EmbeddedError
 from runstream.embedded.lock import ProcessLock
-from runstream.embedded.models import ModelChoice, choose_models
+from runstream.embedded.models import ModelChoice, choose_models, is_configured
 from runstream.embedded.port import free_port, is_free
 from runstream.embedded.postgres import Postgres
 from runstream.embedded.supervise import Part, StopAsked, StopRequest, supervise
@@ -67,7 +67,7 @@ class _Dev:
         """Start one after the other what the next needs, and see that all of it runs until it is to stop."""
         _say("Starting Postgres, Valkey, a worker and the API.")
         openai_key = os.environ.get("OPENAI_API_KEY")
-        choice = choose_models(configured=bool(load().providers), openai_key=openai_key, free_port=free_port())
+        choice = choose_models(configured=is_configured(load()), openai_key=openai_key, free_port=free_port())
         self._forget_key_of_lost_data()
         postgres = self._begin(Postgres(self.data / "postgres"))
         valkey = self._begin(Valkey(self.data / "valkey"))
@@ -78,7 +78,7 @@ class _Dev:
         url = f"http://{_in_url(_reachable(self.host))}:{self.port}"
         kept = [postgres.home, valkey.home]
         key = self._key(environment)
-        self._note(choice, environment)
+        self._note(choice, {**environment, "RUNSTREAM_URL": url})
         _say(welcome(url=url, key=key, provider=choice.notice, data=self.data, kept=kept, parts=parts))
         supervise(parts, self.stop, _say)
         _say("Stopping.")
@@ -118,7 +118,7 @@ class _Dev:
 
     def _note(self, choice: ModelChoice, environment: Mapping[str, str]) -> None:
         """Leave for a shell what other commands need to be of this installation; no key of a provider's is in it."""
-        names = ["RUNSTREAM_DATABASE_URL", "RUNSTREAM_REDIS_URL"]
+        names = ["RUNSTREAM_DATABASE_URL", "RUNSTREAM_REDIS_URL", "RUNSTREAM_URL"]
         names += choice.settings if choice.simulator_port is not None else []
         _write_private(
             self.data / "env", "".join(f"export {name}={shlex.quote(environment[name])}\n" for name in names)

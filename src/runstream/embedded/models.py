@@ -6,7 +6,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from runstream.settings import Settings
+
 OPENAI_URL = "https://api.openai.com/v1"
+SIMULATED, SIMULATED_KEY = "simulated", "sk-simulated"
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,12 @@ class ModelChoice:
     """Where a simulated provider must be started, if one is needed."""
 
 
+def is_configured(settings: Settings) -> bool:
+    """Whether somebody has set a provider that may be there: the simulated one of an earlier start is not any more."""
+    keys = [key.get_secret_value() for provider in settings.providers.values() for key in provider.api_keys]
+    return bool(settings.providers) and (list(settings.providers), keys) != ([SIMULATED], [SIMULATED_KEY])
+
+
 def choose_models(*, configured: bool, openai_key: str | None, free_port: int) -> ModelChoice:
     """Return what is configured, else OpenAI if its usual key is there, else a simulated provider."""
     if configured:
@@ -25,7 +34,7 @@ def choose_models(*, configured: bool, openai_key: str | None, free_port: int) -
     if openai_key:
         openai = _settings("openai", OPENAI_URL, openai_key, fast="gpt-4o-mini")
         return ModelChoice(openai, "OpenAI, with the key in OPENAI_API_KEY: generations cost money")
-    simulated = _settings("simulated", f"http://127.0.0.1:{free_port}/v1", "sk-simulated", fast="simulated-fast")
+    simulated = _settings(SIMULATED, f"http://127.0.0.1:{free_port}/v1", SIMULATED_KEY, fast="demo")
     notice = "simulated, its answers are made up: set OPENAI_API_KEY or RUNSTREAM_PROVIDERS for a real one"
     return ModelChoice(simulated, notice, free_port)
 
