@@ -31,6 +31,7 @@ def assert_refusal(answer, status, code=None, param=None):
     assert set(error) == {"code", "message", "param", "request_id"}
     assert error["request_id"] == answer.headers["x-request-id"]
     assert error["message"].strip()
+    assert "Value error" not in error["message"]
     assert SECRET not in answer.text
     if code is not None:
         assert error["code"] == code

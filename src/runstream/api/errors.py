@@ -81,4 +81,4 @@ def _first(errors: Sequence[Any]) -> RunstreamError:
     path = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
     if first["type"] == "json_invalid":
         return InvalidRequest("The body is not valid JSON.")
-    return InvalidField(f"{path}: {first['msg']}", param=path)
+    return InvalidField.at(path, first["msg"])

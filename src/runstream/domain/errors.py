@@ -82,6 +82,11 @@ class InvalidField(InvalidRequest):
     code = "invalid_field"
     status = 422
 
+    @classmethod
+    def at(cls, path: str, fault: str) -> "InvalidField":
+        """`fault` is what Pydantic says of the value at `path`."""
+        return cls(f"{path}: {fault.removeprefix('Value error, ')}", param=path)
+
 
 class Unauthenticated(RunstreamError):
     """Send a valid key as 'Authorization: Bearer rs_...'."""

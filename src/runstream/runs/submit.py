@@ -203,7 +203,7 @@ def _validated(feature: Feature, value: Mapping[str, Any]) -> Mapping[str, Any]:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         path = ".".join(("input", *_path(first, value)))
-        raise InvalidField(f"{path}: {first['msg']}", param=path) from None
+        raise InvalidField.at(path, first["msg"]) from None
 
 
 def _path(fault: ErrorDetails, value: Any) -> Iterator[str]:
