@@ -6,12 +6,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import BaseModel
-from pydantic.json_schema import SkipJsonSchema
 
 from runstream.api.documents import CHAT_BODY, EVENT_STREAM, NOT_RETRYABLE, STREAMED, refusals
 from runstream.api.events import MEDIA_TYPE, EventStream, replay
 from runstream.api.rates import rate_headers
-from runstream.api.schemas.fields import EventId, IdempotencyKey, Moment, Name, PageCursor
+from runstream.api.schemas.fields import Absent, EventId, IdempotencyKey, Moment, Name, PageCursor
 from runstream.api.schemas.runs import AttemptList, AttemptObject, RunObject, RunPage, RunRequest
 from runstream.api.services import Asking, Given, Services
 from runstream.domain.cursor import START, Cursor
@@ -27,8 +26,6 @@ router = APIRouter(prefix="/v1/runs", tags=["runs"], responses=refusals(401, 422
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*([0-9]{1,6})(?![0-9])", re.IGNORECASE)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
-Absent = SkipJsonSchema[None]
-"""A text that can be left out, and is never null where it is given."""
 Wait = Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait for the run's end.")]
 
 

@@ -7,10 +7,9 @@ from io import StringIO
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
-from pydantic.json_schema import SkipJsonSchema
 
 from runstream.api.documents import refusals
-from runstream.api.schemas.fields import Moment
+from runstream.api.schemas.fields import Absent, Moment
 from runstream.api.schemas.usage import UsagePage, UsageSum
 from runstream.api.services import Asking, Given
 from runstream.domain.errors import InvalidField
@@ -37,7 +36,7 @@ async def get_usage(
         Moment | None, Query(alias="from", description="30 days before `to` where it is left out.")
     ] = None,
     to: Annotated[Moment | None, Query(description="Now, where it is left out.")] = None,
-    accept: Annotated[str | SkipJsonSchema[None], Header(include_in_schema=False)] = None,
+    accept: Annotated[str | Absent, Header(include_in_schema=False)] = None,
 ) -> Response:
     """The tenant's spend from `from` on and before `to`, as the ledger of calls to providers has it.
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
+from pydantic.json_schema import SkipJsonSchema
 
 _DATE = re.compile(r"[0-9]{4}-")
 
@@ -28,6 +29,8 @@ def _in_utc(moment: datetime) -> datetime:
         raise ValueError("This time is out of range") from None
 
 
+Absent = SkipJsonSchema[None]
+"""What can be left out, and is never null where it is given."""
 Name = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_keepable)]
 Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc)]
 EventId = Annotated[str, Field(json_schema_extra={"pattern": "^([0-9]{1,9}-[0-9]{1,15})?$"})]

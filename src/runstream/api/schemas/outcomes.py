@@ -3,9 +3,8 @@
 from typing import Annotated
 
 from pydantic import BaseModel
-from pydantic.json_schema import SkipJsonSchema
 
-from runstream.api.schemas.fields import WhereThereIsSome
+from runstream.api.schemas.fields import Absent, WhereThereIsSome
 from runstream.domain.findings import Action, Where
 from runstream.domain.usage import Usage
 from runstream.runs.finish import usage_data
@@ -32,7 +31,7 @@ class Failure(BaseModel):
 
     code: str
     message: str
-    categories: Annotated[list[str] | SkipJsonSchema[None], WhereThereIsSome] = None
+    categories: Annotated[list[str] | Absent, WhereThereIsSome] = None
 
 
 class FindingObject(BaseModel):

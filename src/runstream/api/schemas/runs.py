@@ -4,9 +4,8 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic.json_schema import SkipJsonSchema
 
-from runstream.api.schemas.fields import WhereThereIsSome
+from runstream.api.schemas.fields import Absent, WhereThereIsSome
 from runstream.api.schemas.outcomes import Failure, FindingObject, UsageObject
 from runstream.domain.run import AttemptRecord, Caching, Complexity, Outcome, Run, Status
 from runstream.domain.usage import dollars
@@ -59,8 +58,8 @@ class Output(BaseModel):
     """What the model said. `reasoning` and `tool_calls` are there only where there are some."""
 
     text: str
-    reasoning: Annotated[str | SkipJsonSchema[None], WhereThereIsSome] = None
-    tool_calls: Annotated[list[ToolCall] | SkipJsonSchema[None], WhereThereIsSome] = None
+    reasoning: Annotated[str | Absent, WhereThereIsSome] = None
+    tool_calls: Annotated[list[ToolCall] | Absent, WhereThereIsSome] = None
 
     @classmethod
     def of(cls, run: Run) -> "Output | None":

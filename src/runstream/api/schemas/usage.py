@@ -4,8 +4,8 @@ from datetime import date, datetime
 from typing import Annotated
 
 from pydantic import BaseModel, Field
-from pydantic.json_schema import SkipJsonSchema
 
+from runstream.api.schemas.fields import Absent
 from runstream.domain.usage import dollars
 from runstream.storage.spend import Spend
 
@@ -20,13 +20,13 @@ class UsageSum(BaseModel):
     their price is known.
     """
 
-    tenant: str | SkipJsonSchema[None] = None
-    user: str | SkipJsonSchema[None] = None
-    feature: str | SkipJsonSchema[None] = None
-    model: str | SkipJsonSchema[None] = None
-    provider: str | SkipJsonSchema[None] = None
-    provider_model: str | SkipJsonSchema[None] = None
-    day: date | SkipJsonSchema[None] = None
+    tenant: str | Absent = None
+    user: str | Absent = None
+    feature: str | Absent = None
+    model: str | Absent = None
+    provider: str | Absent = None
+    provider_model: str | Absent = None
+    day: date | Absent = None
     calls: int
     refused_calls: int
     estimated_calls: int
