@@ -32,8 +32,10 @@ class _Key:
     left_at: float = 0.0
     used_at: float = 0.0
 
-    def headroom(self, now: float) -> float:
-        return self.left if now - self.left_at < _FRESH else float("inf")
+    def order(self, now: float) -> tuple[float, float, float]:
+        """The least is used next: the soonest to have rested, then the most headroom, then the longest unused."""
+        headroom = self.left if now - self.left_at < _FRESH else float("inf")
+        return max(self.rests_until, now), -headroom, self.used_at
 
 
 class KeyRing:
@@ -72,14 +74,14 @@ class KeyRing:
 
     def next(self) -> str:
         now = self._now()
-        key = min(self._current(), key=lambda key: (max(key.rests_until, now), *_order(key, now)))
+        key = min(self._current(), key=lambda key: key.order(now))
         key.used_at = now
         return key.key
 
     def usable(self) -> Sequence[str]:
         """Those that do not rest, the one that `next` would give first; where all of them do, that one alone."""
         now = self._now()
-        keys = sorted(self._current(), key=lambda key: (max(key.rests_until, now), *_order(key, now)))
+        keys = sorted(self._current(), key=lambda key: key.order(now))
         return [key.key for key in keys if key.rests_until <= now] or [keys[0].key]
 
     def rests(self) -> bool:
@@ -123,7 +125,3 @@ class KeyRing:
         taken = {key.key for key in self._keys}
         retired = [key for key in [*self._retired, *had] if key not in taken]
         self._retired = list(dict.fromkeys(retired))[-_RETIRED:]
-
-
-def _order(key: _Key, now: float) -> tuple[float, float]:
-    return -key.headroom(now), key.used_at
