@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import random
 import signal
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -18,8 +16,7 @@ from caller import Caller
 from runstream.providers.simulated.tokens import unicode_token
 from stack import Stack
 from viewer import DEADLINE, Viewer
-
-POLL = 0.02
+from waiting import until
 
 MakeStack = Callable[..., Stack]
 
@@ -73,17 +70,6 @@ async def rows(stack: Stack, query: str, *arguments: Any) -> list[asyncpg.Record
         return await connection.fetch(query, *arguments)
     finally:
         await connection.close()
-
-
-async def until(true: Callable[[], Any], what: str) -> None:
-    """Poll a condition, or a coroutine function's answer, until it holds."""
-    deadline = time.monotonic() + DEADLINE
-    while True:
-        answer = true()
-        if await answer if asyncio.iscoroutine(answer) else answer:
-            return
-        assert time.monotonic() < deadline, f"not after {DEADLINE} s: {what}"
-        await asyncio.sleep(POLL)
 
 
 async def until_status(stack: Stack, run_id: str, status: str) -> None:

@@ -362,12 +362,3 @@ def _status(url: str, path: str) -> int:
         return connection.getresponse().status
     finally:
         connection.close()
-
-
-async def eventually(holds: Callable[[], bool]) -> None:
-    """Wait until `holds` says so; fails when it takes too long."""
-    async with asyncio.timeout(START_DEADLINE):
-        while True:
-            if holds():
-                return
-            await asyncio.sleep(POLL)

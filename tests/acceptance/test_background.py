@@ -15,10 +15,11 @@ import pytest
 
 from caller import Caller, own_model, words
 from proxy import Proxy
-from reliability import assert_told_the_same_after_the_end, logged, reading, rows, until, until_status, user
+from reliability import assert_told_the_same_after_the_end, logged, reading, rows, until_status, user
 from runstream.crash_points import Point
 from stack import PROVIDER, PROVIDER_KEY, Process, Stack
 from viewer import DEADLINE, Viewer
+from waiting import until
 
 WORDS = 150
 LONG = 400

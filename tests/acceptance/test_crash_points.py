@@ -25,13 +25,13 @@ from reliability import (
     reading,
     rows,
     unicode_text,
-    until,
     until_status,
     user,
 )
 from runstream.crash_points import Point
 from stack import Process, Stack
 from viewer import Viewer
+from waiting import until
 
 LOST = {"attempt": 2, "reason": "worker_lost"}
 

@@ -11,9 +11,10 @@ import httpx
 import pytest
 
 from caller import Caller, body, words
-from reliability import MakeStack, rows, unicode_text, until
+from reliability import MakeStack, rows, unicode_text
 from stack import Stack
 from viewer import DEADLINE, Viewer
+from waiting import until
 
 STREAMS = 200
 HANDED_OVER = 2

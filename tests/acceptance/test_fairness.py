@@ -9,11 +9,12 @@ import pytest
 from redis.asyncio import Redis
 
 from caller import Caller
-from reliability import flush, rows, until, user
+from reliability import flush, rows, user
 from runstream.domain.run import Priority
 from runstream.queue.enqueue import JobQueue
 from stack import Stack
 from viewer import DEADLINE
+from waiting import until
 
 MANY = 5000
 SLOTS = 4

@@ -15,21 +15,12 @@ import redis
 
 from caller import Caller, own_model, words
 from proxy import Proxy
-from reliability import (
-    assert_told_the_same_after_the_end,
-    flush,
-    logged,
-    reading,
-    rows,
-    stopped,
-    unicode_text,
-    until,
-    user,
-)
+from reliability import assert_told_the_same_after_the_end, flush, logged, reading, rows, stopped, unicode_text, user
 from runstream.crash_points import Point
 from runstream.embedded.port import free_port
 from stack import Process, Stack
 from viewer import DEADLINE, Viewer
+from waiting import until
 
 pytestmark = pytest.mark.promise("P3")
 

@@ -14,8 +14,9 @@ import httpx
 import pytest
 
 from caller import Caller, words
-from reliability import MakeStack, flush, logged, reading, rows, until, user
-from stack import PROVIDER, Stack, eventually
+from reliability import MakeStack, flush, logged, reading, rows, user
+from stack import PROVIDER, Stack
+from waiting import until
 
 PROMPT = "Count"
 RESERVED = -(-len("user" + PROMPT) // 4) + 100
@@ -133,7 +134,7 @@ def has_spoken(stack: Stack, run_id: str) -> bool:
 
 async def assert_agreed_with_the_provider(stack: Stack, used: int) -> None:
     """Ledger and counters are what the provider counted, but for calls whose worker was killed as it made them."""
-    await eventually(lambda: stack.provider_stats()["open_streams"] == 0)
+    await until(lambda: stack.provider_stats()["open_streams"] == 0)
     query = """
       select input -> 'messages' -> 0 ->> 'content' as asked, ledger.*, outcome
         from ledger join runs on runs.id = run_id

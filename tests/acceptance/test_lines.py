@@ -14,7 +14,8 @@ import redis
 from caller import Caller, own_model
 from reliability import MakeStack, flush
 from runstream.providers.simulated.calls import named
-from stack import MODELS, Stack, eventually
+from stack import MODELS, Stack
+from waiting import until
 
 AT_ONCE, A_SECOND = 6, 1
 """What a key of `local` may be asked for."""
@@ -88,7 +89,7 @@ async def test_runs_of_two_workers_wait_for_a_turn_at_the_keys_and_a_strangers_r
     model, others = own_model(), own_model()
     async with tenants(lined) as (many, other):
         runs = await create(many, 30, model)
-        await eventually(lambda: waiting(lined) >= 8)
+        await until(lambda: waiting(lined) >= 8)
         await complete(other, [await other.create(others)])
         await complete(many, runs)
     made = calls(lined, model, others)
@@ -101,7 +102,7 @@ async def test_runs_of_two_workers_wait_for_a_turn_at_the_keys_and_a_strangers_r
 async def test_redis_is_emptied_while_runs_wait_for_a_key(lined: Stack) -> None:
     async with tenants(lined) as (many, _):
         runs = await create(many, 24, "sim:5")
-        await eventually(lambda: waiting(lined) >= 4)
+        await until(lambda: waiting(lined) >= 4)
         flush(lined)
         await complete(many, runs)
 
@@ -113,11 +114,11 @@ async def test_a_run_that_is_cancelled_while_it_waits_for_a_key_ends_at_once_and
     async with tenants(lined) as (many, _):
         await complete(many, [await many.create("slow")])
         run = await many.create("slow")
-        await eventually(lambda: waiting(lined, "slow") == 1)
+        await until(lambda: waiting(lined, "slow") == 1)
         await many.cancel(run)
         ended = await many.ended(run)
         assert ended["status"] == "cancelled"
-        await eventually(lambda: waiting(lined, "slow") == 0)
+        await until(lambda: waiting(lined, "slow") == 0)
     assert len(calls(lined, "sim:2")) == 1
 
 
@@ -154,7 +155,7 @@ async def test_keys_are_added_and_retired_while_runs_go_on(lined: Stack) -> None
 async def test_a_worker_that_is_killed_while_its_calls_wait_holds_up_nobody(lined: Stack) -> None:
     async with tenants(lined) as (many, other):
         runs = await create(many, 28, "sim:5")
-        await eventually(lambda: waiting(lined) >= 8)
+        await until(lambda: waiting(lined) >= 8)
         lined.kill(lined.workers[0])
         await complete(other, [await other.create("sim:5")])
         await complete(many, runs)

@@ -14,9 +14,10 @@ import httpx
 import psutil
 
 from caller import Caller, words
-from reliability import MakeStack, rows, until, user
+from reliability import MakeStack, rows, user
 from stack import Process, Stack
 from viewer import DEADLINE, Viewer
+from waiting import until
 
 TOO_MANY = ("429", "too_many_queued")
 FULL = ("503", "queue_full")

@@ -15,20 +15,12 @@ import pytest
 
 from caller import words
 from proxy import Proxy
-from reliability import (
-    MakeStack,
-    assert_told_the_same_after_the_end,
-    reading,
-    rows,
-    unicode_text,
-    until,
-    until_status,
-    user,
-)
+from reliability import MakeStack, assert_told_the_same_after_the_end, reading, rows, unicode_text, until_status, user
 from runstream.embedded import Postgres
 from runstream.storage.migrate import upgrade
 from stack import outside_the_loop
 from viewer import DEADLINE
+from waiting import until
 
 LEASE = 3
 """Seconds: the default."""

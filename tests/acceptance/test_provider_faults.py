@@ -12,9 +12,10 @@ from typing import Any, ClassVar, NamedTuple
 import pytest
 
 from caller import Caller, own_model, words
-from reliability import MakeStack, reading, rows, until, user
+from reliability import MakeStack, reading, rows, user
 from runstream.embedded.port import free_port
-from stack import MODELS, PROVIDER, PROVIDER_KEY, Stack, eventually
+from stack import MODELS, PROVIDER, PROVIDER_KEY, Stack
+from waiting import until
 
 LONGEST_ASKED = 300
 """Seconds that Retry-After is heeded for."""
@@ -144,7 +145,7 @@ async def test_each_fault_of_a_provider_has_its_outcome(stack: Stack, asking: Ca
     assert [attempt["outcome"] for attempt in attempts] == outcomes
     assert [(attempt["error"] or {"code": None})["code"] for attempt in attempts] == expected.codes
     assert all(attempt["ended_at"] for attempt in attempts)
-    await eventually(lambda: still_open(stack, model) == 0)
+    await until(lambda: still_open(stack, model) == 0)
 
 
 def still_open(stack: Stack, model: str) -> int:

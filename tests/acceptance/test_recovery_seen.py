@@ -10,10 +10,11 @@ import httpx
 import pytest
 
 from proxy import Proxy
-from reliability import MakeStack, flush, reading, rows, stopped, unicode_text, until, until_status, user
+from reliability import MakeStack, flush, reading, rows, stopped, unicode_text, until_status, user
 from runstream.embedded.port import free_port
 from stack import Process, Stack
 from viewer import DEADLINE
+from waiting import until
 
 LONG = "unicode:150:60"
 

@@ -21,12 +21,12 @@ from reliability import (
     rows,
     stopped,
     unicode_text,
-    until,
     until_status,
     user,
 )
 from stack import Stack
 from viewer import DEADLINE, Viewer
+from waiting import until
 
 AWAY = 15
 """Seconds: longer than any wait for Redis."""

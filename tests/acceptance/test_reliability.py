@@ -23,12 +23,12 @@ from reliability import (
     rows,
     stopped,
     unicode_text,
-    until,
     until_status,
     user,
 )
 from stack import Stack
 from viewer import DEADLINE, Viewer
+from waiting import until
 
 CUTS = 20
 GENERATIONS = 500

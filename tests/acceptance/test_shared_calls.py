@@ -12,9 +12,10 @@ from uuid import uuid4
 import pytest
 
 from caller import Caller, own_model, words
-from reliability import flush, reading, rows, stopped, until
+from reliability import flush, reading, rows, stopped
 from stack import PROVIDER, Process, Stack
 from viewer import Viewer
+from waiting import until
 
 ALL = 100
 SLOTS = 60

@@ -10,7 +10,7 @@ from guarded import Guarded, guarded
 from runstream.domain.events import Event
 from runstream.domain.run import Run
 from runstream.domain.usage import Usage
-from stack import eventually
+from waiting import until
 
 
 def text_of(events: list[Event]) -> str:
@@ -57,7 +57,7 @@ async def test_the_call_of_an_answer_that_is_not_clean_is_closed_at_once(databas
     async with guarded(database_url, redis_url, moderation="flags:s1", input=False) as worker:
         run, events = await worker.run("Hello", model="sentences:100000:200")
         await stopped_at(worker, run, events, sentences(0, 1))
-        await eventually(lambda: worker.simulator.stats()["closed_by_client"] == 1)
+        await until(lambda: worker.simulator.stats()["closed_by_client"] == 1)
         (call,) = worker.simulator.record.told()["calls"]
         assert call["tokens"] < 1000
         assert run.usage is not None

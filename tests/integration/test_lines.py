@@ -31,7 +31,7 @@ from runstream.providers.keys import KeyRing
 from runstream.providers.registry import build
 from runstream.providers.simulated import Simulator
 from runstream.providers.simulated.calls import named
-from stack import eventually
+from waiting import until
 
 DEADLINE = 20
 WAIT = 15.0
@@ -276,7 +276,7 @@ async def test_calls_that_wait_go_on_when_redis_goes_away(site: Site, server_dir
         async with Redis.from_url(server.url) as redis:
             worker = await site.worker({"a": ONE}, wait=1000, redis=redis)
             asked = worker.asks(3)
-            await eventually(lambda: sum(task.done() for task in asked) == 1)
+            await until(lambda: sum(task.done() for task in asked) == 1)
             server.kill()
             await asyncio.gather(*asked)
     assert len(site.calls()) == 3

@@ -15,9 +15,10 @@ import httpx
 import pytest
 
 from caller import Caller, body, words
-from reliability import reading, rows, stopped, until
+from reliability import reading, rows, stopped
 from runstream.embedded.port import free_port
 from stack import MODELS, Stack, outside_the_loop
+from waiting import until
 
 SIZED = [
     {"target": "local/sim:1", "max_input_tokens": 20},

@@ -9,7 +9,8 @@ import pytest
 
 from caller import DEADLINE, Caller, words
 from runstream.embedded.port import free_port
-from stack import PROVIDER_KEY, eventually
+from stack import PROVIDER_KEY
+from waiting import until
 
 SECRET = "the-prompt-that-nobody-may-read"
 
@@ -64,13 +65,13 @@ async def test_a_redis_that_goes_away_is_named_and_costs_no_run(make_stack):
     stack = make_stack()
     async with Caller.of(stack, "acme", "ada") as caller:
         stack.valkey.kill()
-        await eventually(lambda: ask(stack.url, "/readyz").status_code == 503)
+        await until(lambda: ask(stack.url, "/readyz").status_code == 503)
         assert ask(stack.url, "/readyz").json()["checks"] == {"database": "ok", "redis": "does not answer"}
         run_id = await caller.create("sim:3")
         assert (await caller.get(run_id))["status"] == "queued"
         assert figures(stack.url)["runstream_jobs_not_enqueued_total"] == 1
         stack.valkey.start()
-        await eventually(lambda: ask(stack.url, "/readyz").status_code == 200)
+        await until(lambda: ask(stack.url, "/readyz").status_code == 200)
         assert (await caller.ended(run_id))["output"] == {"text": words(3)}
 
 
@@ -86,8 +87,8 @@ async def test_the_figures_move_with_what_happens(stack, caller):
             async for _ in metered.follow(hanging := await metered.create("hang:1")):
                 reading = figures(api.url)
                 break
-            await eventually(lambda: figures(api.url)["runstream_readers"] == 0)
-            await eventually(lambda: figures(f"http://127.0.0.1:{port}")["runstream_running"] == 1)
+            await until(lambda: figures(api.url)["runstream_readers"] == 0)
+            await until(lambda: figures(f"http://127.0.0.1:{port}")["runstream_running"] == 1)
             working = figures(f"http://127.0.0.1:{port}")
             await metered.cancel(hanging)
         after = figures(api.url)

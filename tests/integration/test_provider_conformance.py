@@ -1,7 +1,7 @@
 """What every provider promises, whatever its protocol: each runs against the simulator, which speaks them all."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -36,6 +36,7 @@ from runstream.providers.base import (
 from runstream.providers.registry import build
 from runstream.providers.simulated import CALLED, Simulator, call_id, unicode_token, word
 from runstream.providers.upstream import STALE
+from waiting import until
 
 PATIENT = Timeouts(connect=10, first_token=30, idle=30, total=60)
 DEADLINE = 20
@@ -121,12 +122,6 @@ async def generate(provider: Provider, asked: Call, timeouts: Timeouts = PATIENT
     except ProviderError as error:
         outcome.error = error
     return outcome
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def words(count: int) -> str:

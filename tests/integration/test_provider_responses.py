@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,6 +31,7 @@ from runstream.providers.openai_responses import OpenAIResponses
 from runstream.providers.registry import build
 from runstream.providers.simulated import Simulator, word
 from runstream.settings import Settings
+from waiting import until
 
 DEADLINE = 20
 FIRST_ID = "resp_sim1"
@@ -80,12 +81,6 @@ async def take(provider: OpenAIResponses, asked: Call, characters: int = 10**9) 
             if len(text_of(pieces)) >= characters:
                 break
     return pieces
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def endings(simulator: Simulator) -> list[str]:

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from caller import own_model, text_of, words
-from stack import eventually
+from waiting import until
 
 pytestmark = pytest.mark.promise("P6")
 
@@ -65,7 +65,7 @@ async def test_a_running_run_stops_with_the_call_closed_and_its_text_kept(caller
     reader = asyncio.create_task(caller.events(run_id))
     await some_text(caller, run_id)
     await caller.cancel(run_id)
-    await eventually(lambda: stack.provider_stats()["closed_by_client"] > closed)
+    await until(lambda: stack.provider_stats()["closed_by_client"] > closed)
 
     run = await caller.ended(run_id)
     assert run["status"] == "cancelled"
@@ -82,11 +82,11 @@ async def test_a_running_run_stops_with_the_call_closed_and_its_text_kept(caller
 async def test_a_run_that_waits_for_its_first_token_stops_too(caller, stack):
     open_before = stack.provider_stats()["open_streams"]
     run_id = await caller.create("slow-headers:60000")
-    await eventually(lambda: stack.provider_stats()["open_streams"] > open_before)
+    await until(lambda: stack.provider_stats()["open_streams"] > open_before)
     await caller.cancel(run_id)
     run = await caller.ended(run_id)
     assert (run["status"], run["output"]) == ("cancelled", {"text": ""})
-    await eventually(lambda: stack.provider_stats()["open_streams"] == open_before)
+    await until(lambda: stack.provider_stats()["open_streams"] == open_before)
     (started, cancelled) = await caller.events(run_id)
     assert (started.type, cancelled.type, cancelled.data) == ("run.started", "run.cancelled", {"partial": False})
 
@@ -144,7 +144,7 @@ async def test_many_cancels_at_once_each_stop_their_run_within_a_second(caller, 
     began = time.time()
     answers = await asyncio.gather(*(caller.cancel(run_id) for run_id in runs))
     assert {answer["status"] for answer in answers} == {"cancelled"}
-    await eventually(lambda: len(closed(stack, model)) == len(runs))
+    await until(lambda: len(closed(stack, model)) == len(runs))
     assert max(call["ended"] for call in closed(stack, model)) - began < 1
     for run_id in runs:
         run = await caller.get(run_id)

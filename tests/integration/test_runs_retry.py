@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from caller import DEADLINE, Caller, text_of, words
-from stack import eventually
+from waiting import until
 
 OLD_END = "1-1"
 """The cursor of the end of a run that was cancelled while it was queued."""
@@ -148,7 +148,7 @@ async def test_who_comes_after_a_retry_is_told_nothing_of_the_end_that_was_taken
         assert (await retry(caller, run_id)).status_code == 202
         cursors = [None, *(event.id for event in before)]
         readers = [asyncio.create_task(caller.events(run_id, cursor)) for cursor in cursors]
-        await eventually(lambda: f"runstream_readers {len(readers)}.0" in httpx.get(f"{stack.url}/metrics").text)
+        await until(lambda: f"runstream_readers {len(readers)}.0" in httpx.get(f"{stack.url}/metrics").text)
         await asyncio.to_thread(stack.start_worker)
         async for event in caller.follow(run_id):
             if event.type == "run.delta":

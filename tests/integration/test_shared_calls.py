@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from decimal import Decimal
 
 from redis.asyncio import Redis
@@ -14,7 +13,8 @@ from raw_server import raw_server
 from runstream.domain.run import Caching
 from runstream.domain.usage import Rates
 from runstream.gateway.routes import TargetConfig
-from stack import POLL, eventually
+from stack import POLL
+from waiting import until
 
 LONG = 60
 """Tokens of an answer that is long enough to be kept."""
@@ -64,7 +64,7 @@ async def test_a_call_that_its_provider_ended_after_its_run_was_cancelled_is_pai
             (line,) = await worker.ledger(run_id)
             return (line["output_tokens"], line["estimated"], line["cost"]) == (LONG, False, COST)
 
-        await holds(paid)
+        await until(paid)
         assert [call["ending"] for call in worker.simulator.record.told()["calls"]] == ["finish"]
         assert (await worker.get(run_id)).cost == COST
 
@@ -84,9 +84,9 @@ async def test_a_call_whose_target_gives_way_after_its_run_was_cancelled_is_paid
         guarded(database_url, redis_url, targets=targets, addresses={"q": raw.url}) as worker,
     ):
         cancelled, attempt = await begin(worker, f"sim:{LONG}:200")
-        await eventually(lambda: len(raw.requests) == 1)
+        await until(lambda: len(raw.requests) == 1)
         given, other = await begin(worker, f"sim:{LONG}:200")
-        await holds(lambda: shared(worker, given))
+        await until(lambda: shared(worker, given))
         worker.execute.cancel(cancelled)
         await attempt
         assert [line["provider"] for line in await worker.ledger(cancelled)] == ["q"]
@@ -101,7 +101,7 @@ async def test_a_call_whose_target_gives_way_after_its_run_was_cancelled_is_paid
                 ("q", 0, 0),
             ]
 
-        await holds(paid)
+        await until(paid)
         assert (await worker.get(cancelled)).cost == COST
 
 
@@ -116,7 +116,7 @@ async def test_who_shares_a_call_of_a_process_that_it_does_not_understand_tries_
         making, attempt = await begin(other, "hang:5")
         await said(other, making)
         sharing, shares = await begin(worker, "hang:5")
-        await holds(lambda: shared(worker, sharing))
+        await until(lambda: shared(worker, sharing))
         (asking,) = await redis.keys("runstream:asking:*")
         call = (await redis.get(asking)).decode()
         await redis.xadd(f"runstream:run:{call}", {"e": "0 run.completed {}"}, id="1-1")
@@ -139,7 +139,7 @@ async def test_each_who_shares_a_call_is_told_of_what_it_is_refused_for(database
             assert (run.status, run.error["code"], run.output) == ("failed", "content_blocked", shown)
             assert run.findings == [{"name": "violence", "action": "refuse", "where": "output", "messages": []}]
         assert len(worker.asked) == 1
-        await eventually(lambda: worker.simulator.stats()["closed_by_client"] == 1)
+        await until(lambda: worker.simulator.stats()["closed_by_client"] == 1)
         again, attempt = await begin(worker, "sentences:40:100")
         await attempt
         assert not (await worker.get(again)).cached
@@ -150,9 +150,3 @@ async def shared(worker: Guarded, run_id: str) -> bool:
     """Whether its row says that it is given another one's answer."""
     found = await worker.rows("select shared from attempts where run_id = $1", run_id)
     return any(attempt["shared"] for attempt in found)
-
-
-async def holds(true: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(DEADLINE):
-        while not await true():
-            await asyncio.sleep(POLL)

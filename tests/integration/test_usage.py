@@ -17,7 +17,8 @@ import pytest
 
 from caller import Caller, words
 from reliability import reading, rows, until_status
-from stack import MODELS, Stack, eventually
+from stack import MODELS, Stack
+from waiting import until
 
 PRICES = {"local/*": {"input": 1, "output": 10, "cached": 0.5}}
 """US dollars for a million tokens."""
@@ -104,7 +105,7 @@ async def test_a_target_that_failed_at_work_on_the_prompt_is_paid_for_reading_it
 
 async def test_a_run_that_is_cancelled_before_the_first_token_is_paid_for_its_prompt(priced, caller):
     run_id = await caller.create("hang:0", prompt="one two three")
-    await eventually(lambda: any(call["model"] == "hang:0" for call in priced.provider_calls()))
+    await until(lambda: any(call["model"] == "hang:0" for call in priced.provider_calls()))
     await caller.cancel(run_id)
     await caller.ended(run_id)
     (entry,) = await ledger(priced, caller)
@@ -151,7 +152,7 @@ async def test_a_call_whose_worker_was_lost_is_paid_for_once_by_what_its_log_hol
             await asyncio.to_thread(stack.start_worker)
             await viewer.until(lambda viewer: viewer.attempt == 2 and viewer.text == words(40))
             await caller.cancel(run_id)
-            await eventually(lambda: [call["model"] for call in stack.provider_calls()].count("hang:0") == 2)
+            await until(lambda: [call["model"] for call in stack.provider_calls()].count("hang:0") == 2)
             await caller.cancel(silent)
             await caller.ended(silent)
         entries = await ledger(stack, caller)
