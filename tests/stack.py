@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import httpx
+from tests.forked import ForkedCommand
 
 from runstream.api.auth import hash_key, new_key
 from runstream.domain.ids import new_id
@@ -64,47 +65,39 @@ class Process:
         self.name = name
         self.environment = dict(environment)
         self.log = directory / f"{name}.log"
-        with self.log.open("wb") as output:
-            self._popen = subprocess.Popen(
-                [sys.executable, "-m", "runstream", *arguments],
-                cwd=directory,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        self.log.touch()
+        self._command = ForkedCommand(*arguments, directory=directory, environment=environment, log=self.log)
 
     @property
     def pid(self) -> int:
-        return self._popen.pid
+        return self._command.pid
 
     @property
     def alive(self) -> bool:
-        return self._popen.poll() is None
+        return self._command.ended() is None
 
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
     def kill(self) -> None:
         """End it at once, as `kill -9` does."""
-        self._popen.kill()
-        self._popen.wait(STOP_DEADLINE)
+        self._command.signal(signal.SIGKILL)
+        self.wait()
 
     def terminate(self) -> None:
         """Ask it to end, and return at once."""
-        self._popen.terminate()
+        self._command.signal(signal.SIGTERM)
 
     def wait(self, seconds: float = STOP_DEADLINE) -> int:
         """Its exit code, once it has ended."""
-        return self._popen.wait(seconds)
+        return self._command.wait(seconds)
 
     def pause(self) -> None:
         """Stop it in its tracks; `resume` lets it go on as if nothing had happened."""
-        self._popen.send_signal(signal.SIGSTOP)
+        self._command.signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        self._popen.send_signal(signal.SIGCONT)
+        self._command.signal(signal.SIGCONT)
 
     def until(self, ready: Callable[[], bool]) -> bool:
         """Wait until `ready` says so; False where the process ended before. Fails when it takes too long."""
