@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Self, cast
+from urllib.parse import urlsplit
 
 import uvloop
 
@@ -19,7 +20,7 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class Proxy:
-    """`with Proxy(host, port) as proxy: ... proxy.port`.
+    """`with Proxy.to(url) as proxy: ... proxy.through(url)`, or `with Proxy(host, port) as proxy: ... proxy.port`.
 
     It runs in a thread with a loop of its own, so it serves while the test blocks or awaits. Each method takes effect
     before it returns, and may be called from any thread.
@@ -34,6 +35,20 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._place = socket.socket()
         """Bound and never listening: keeps the port ours while connections to it are refused."""
+
+    @classmethod
+    def to(cls, url: str) -> Self:
+        """A way to the server of this URL."""
+        parts = urlsplit(url)
+        assert parts.hostname
+        assert parts.port
+        return cls(parts.hostname, parts.port)
+
+    def through(self, url: str) -> str:
+        """The URL, by this way."""
+        parts = urlsplit(url)
+        account, at, _ = parts.netloc.rpartition("@")
+        return parts._replace(netloc=f"{account}{at}{HOST}:{self.port}").geturl()
 
     def __enter__(self) -> Self:
         self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -8,7 +8,6 @@ import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -269,9 +268,9 @@ async def test_an_answer_whose_worker_died_before_it_wrote_down_its_id_is_asked_
 async def test_text_comes_though_postgres_is_away_when_the_id_is_known_and_it_is_written_afterwards(
     stack: Stack,
 ) -> None:
-    address, model = urlsplit(stack.database_url), own_model(LONG, 50)
-    with Proxy(address.hostname, address.port) as postgres:
-        through = address._replace(netloc=address.netloc.replace(f":{address.port}", f":{postgres.port}")).geturl()
+    model = own_model(LONG, 50)
+    with Proxy.to(stack.database_url) as postgres:
+        through = postgres.through(stack.database_url)
         first = await worker(stack, database_url=through, database_timeout="1", crash_at=f"{Point.ANSWER_KNOWN}:1:stop")
         async with user(stack) as caller:
             run_id = await caller.create(model)
@@ -296,9 +295,9 @@ async def test_text_comes_though_postgres_is_away_when_the_id_is_known_and_it_is
 
 @pytest.mark.promise("P1", "P2", "P5")
 async def test_an_answer_that_is_out_of_reach_for_long_is_read_on_by_the_next_attempt(stack: Stack) -> None:
-    provider, model = urlsplit(stack.provider_origin), own_model(LONG, 25)
-    with Proxy(provider.hostname, provider.port) as line:
-        await worker(stack, providers=in_background(f"http://127.0.0.1:{line.port}/v1"))
+    model = own_model(LONG, 25)
+    with Proxy.to(stack.provider_url) as line:
+        await worker(stack, providers=in_background(line.through(stack.provider_url)))
         async with user(stack) as caller:
             async with under_way(stack, caller, model) as viewer:
                 line.cut()

@@ -6,7 +6,6 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -131,9 +130,9 @@ async def test_a_worker_that_stood_still_until_the_run_was_over_begins_no_log(st
 
 async def test_a_worker_that_stood_still_puts_nothing_back_into_a_redis_that_lost_everything(stack: Stack) -> None:
     """Nor while it cannot learn from Postgres that it has lost the run. Who writes it now stands still meanwhile."""
-    address, metrics_port = urlsplit(stack.database_url), free_port()
-    with Proxy(address.hostname, address.port) as postgres:
-        through = address._replace(netloc=address.netloc.replace(f":{address.port}", f":{postgres.port}")).geturl()
+    metrics_port = free_port()
+    with Proxy.to(stack.database_url) as postgres:
+        through = postgres.through(stack.database_url)
         stalled = await asyncio.to_thread(
             stack.start_worker, database_url=through, worker_metrics_port=str(metrics_port)
         )

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
@@ -29,19 +28,13 @@ LEASE = 3
 @pytest.fixture
 def way(database_url: str) -> Iterator[Proxy]:
     """The way to a fresh database on the session's Postgres."""
-    server = urlsplit(database_url)
-    with Proxy(server.hostname, server.port) as proxy:
+    with Proxy.to(database_url) as proxy:
         yield proxy
 
 
 @pytest.fixture
 def url_by_way(database_url: str, way: Proxy) -> str:
-    return through(way, database_url)
-
-
-def through(way: Proxy, url: str) -> str:
-    parts = urlsplit(url)
-    return parts._replace(netloc=f"{parts.netloc.rpartition(':')[0]}:{way.port}").geturl()
+    return way.through(database_url)
 
 
 async def fetched(url: str, query: str) -> list[asyncpg.Record]:
@@ -220,10 +213,10 @@ async def test_a_worker_that_postgres_lost_sight_of_adds_nothing_to_the_run_that
     make_stack: MakeStack, database_url: str, way: Proxy, url_by_way: str
 ) -> None:
     stack = make_stack(workers=0, database_url=database_url)
-    with Proxy(*way.target) as other_way:
+    with Proxy.to(database_url) as other_way:
         ways = {
             await asyncio.to_thread(
-                stack.start_worker, database_url=through(each, database_url), database_timeout=1
+                stack.start_worker, database_url=each.through(database_url), database_timeout=1
             ): each
             for each in (way, other_way)
         }

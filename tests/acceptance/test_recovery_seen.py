@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -127,11 +126,10 @@ async def test_what_redis_lost_and_what_was_made_of_it_is_counted(make_stack: Ma
 @pytest.mark.promise("P1")
 async def test_an_end_that_waited_for_postgres_is_counted_and_written_once_it_can_be(make_stack: MakeStack) -> None:
     stack = make_stack(workers=0)
-    address = urlsplit(stack.database_url)
-    with Proxy(address.hostname or "", address.port or 0) as proxy:
-        by_proxy = address._replace(netloc=address.netloc.replace(f":{address.port}", f":{proxy.port}"))
+    with Proxy.to(stack.database_url) as proxy:
+        through = proxy.through(stack.database_url)
         # A lease that outlives the cut, so that the worker does not take its own run for a lost one.
-        worker = await asyncio.to_thread(lambda: Metered(stack, database_url=by_proxy.geturl(), lease=DEADLINE))
+        worker = await asyncio.to_thread(lambda: Metered(stack, database_url=through, lease=DEADLINE))
         async with user(stack) as caller:
             run_id = await caller.create("unicode:60:60")
             async with reading(stack, caller, run_id) as viewer:

@@ -131,18 +131,18 @@ class Stage:
         targets = {"redis": self.stack.redis_url, "postgres": self.postgres.url}
         if kind == "worker":
             targets["provider"] = self.stack.provider_url
-        links = {name: self._open.enter_context(Proxy(*_address(url))) for name, url in targets.items()}
+        links = {name: self._open.enter_context(Proxy.to(url)) for name, url in targets.items()}
         # Its target is not known before a process stands there.
         front = self._open.enter_context(Proxy("127.0.0.1", 0)) if kind == "api" else None
         return Place(kind, number, links, front)
 
     def _environment(self, place: Place) -> dict[str, str]:
         given = {
-            "redis_url": _through(place.links["redis"], self.stack.redis_url),
-            "database_url": _through(place.links["postgres"], self.postgres.url),
+            "redis_url": place.links["redis"].through(self.stack.redis_url),
+            "database_url": place.links["postgres"].through(self.postgres.url),
         }
         if "provider" in place.links:
-            url = _through(place.links["provider"], self.stack.provider_url)
+            url = place.links["provider"].through(self.stack.provider_url)
             given["providers"] = json.dumps({PROVIDER: {"kind": "openai", "base_url": url, "api_keys": [PROVIDER_KEY]}})
         return given
 
@@ -176,9 +176,3 @@ def _address(url: str) -> tuple[str, int]:
     assert parts.hostname
     assert parts.port
     return parts.hostname, parts.port
-
-
-def _through(proxy: Proxy, url: str) -> str:
-    parts = urlsplit(url)
-    account, at, _ = parts.netloc.rpartition("@")
-    return parts._replace(netloc=f"{account}{at}127.0.0.1:{proxy.port}").geturl()

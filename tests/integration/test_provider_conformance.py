@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -446,10 +445,8 @@ async def test_a_call_whose_connection_is_lost_while_it_waits_for_an_answer_is_n
     kind: str, simulator: Simulator
 ) -> None:
     """On a kept connection too: the provider had begun to work, and both calls would be billed."""
-    address = urlsplit(simulator.url)
-    with Proxy("127.0.0.1", address.port or 0) as proxy:
-        url = address._replace(netloc=f"127.0.0.1:{proxy.port}").geturl()
-        provider = build(config(kind, url, ("some-key",)))
+    with Proxy.to(simulator.url) as proxy:
+        provider = build(config(kind, proxy.through(simulator.url), ("some-key",)))
         assert (await generate(provider, call("sim:1"))).error is None
         waiting = asyncio.create_task(generate(provider, call("slow-headers:20000")))
         await until(lambda: simulator.open_streams == 1)

@@ -8,7 +8,6 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given, settings
@@ -221,25 +220,24 @@ async def test_an_answer_whose_id_nobody_was_told_is_stopped_once_it_is_known(
 
 async def test_what_cannot_be_stopped_is_let_go_in_time(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept_response, "_STOPPING", 0.3)
-    address = urlsplit(simulator.url)
-    with Proxy("127.0.0.1", address.port or 0) as proxy:
+    with Proxy.to(simulator.url) as proxy:
         async with asyncio.timeout(5):
-            async with keeping(f"http://127.0.0.1:{proxy.port}/v1") as provider:
+            async with keeping(proxy.through(simulator.url)) as provider:
                 await take(provider, call("sim:1000:50"), characters=5)
                 await asyncio.to_thread(proxy.stall)
 
 
 async def test_a_broken_connection_is_made_anew_and_the_answer_read_on_where_it_broke(simulator: Simulator) -> None:
-    address = urlsplit(simulator.url)
-    with Proxy("127.0.0.1", address.port or 0) as proxy:
-        async with keeping(f"http://127.0.0.1:{proxy.port}/v1") as provider:
+    with Proxy.to(simulator.url) as proxy:
+        async with keeping(proxy.through(simulator.url)) as provider:
             taking = asyncio.create_task(take(provider, call("sim:400:400")))
             await until(lambda: simulator.open_streams == 1)
-            for _ in range(3):
-                await asyncio.sleep(0.15)
+            await asyncio.sleep(0.1)  # some of it is said
+            for connections in (2, 3, 4):
                 await asyncio.to_thread(proxy.reset)
+                await until(lambda most=connections: simulator.connections >= most)
             await asyncio.to_thread(proxy.cut)
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)  # it finds nobody there
             await asyncio.to_thread(proxy.mend)
             pieces = await taking
     assert text_of(pieces) == words(400)
@@ -252,9 +250,8 @@ async def test_a_provider_that_stays_away_is_given_up_after_five_times(
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kept_response, "_STOPPING", 0.2)
-    address = urlsplit(simulator.url)
-    with Proxy("127.0.0.1", address.port or 0) as proxy:
-        async with keeping(f"http://127.0.0.1:{proxy.port}/v1") as provider:
+    with Proxy.to(simulator.url) as proxy:
+        async with keeping(proxy.through(simulator.url)) as provider:
             taking = asyncio.create_task(take(provider, call("sim:400:100")))
             await until(lambda: simulator.open_streams == 1)
             await asyncio.to_thread(proxy.cut)
@@ -291,9 +288,8 @@ async def test_an_answer_that_somebody_cancelled_is_lost(simulator: Simulator) -
 
 async def test_an_answer_that_is_too_old_to_be_streamed_is_looked_at_until_it_has_ended(simulator: Simulator) -> None:
     simulator.kept.streamed_for = 0.0
-    address = urlsplit(simulator.url)
-    with Proxy("127.0.0.1", address.port or 0) as proxy:
-        async with keeping(f"http://127.0.0.1:{proxy.port}/v1") as provider:
+    with Proxy.to(simulator.url) as proxy:
+        async with keeping(proxy.through(simulator.url)) as provider:
             taking = asyncio.create_task(take(provider, call("sim:200:200")))
             await until(lambda: simulator.open_streams == 1)
             await asyncio.sleep(0.3)
