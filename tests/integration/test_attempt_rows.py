@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import asyncpg
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runstream.domain.findings import Action, Finding, Where
 from runstream.domain.ids import new_id
 from runstream.domain.run import Ending, Generation, KeptAnswer, Outcome, Request, Status
 from runstream.domain.usage import ProviderCall, Usage
-from runstream.storage.database import connect
-from runstream.storage.keys import KeyStore
 from runstream.storage.left_behind import LeftBehind
 from runstream.storage.runs import RunStore
 
@@ -32,32 +28,8 @@ ENDING = Ending(Status.COMPLETED, 1, [], "text", generation=GENERATION)
 
 
 @pytest.fixture
-async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = connect(database_url, pool_size=8, timeout=DEADLINE)
-    await KeyStore(engine).add(key_id=new_id("key"), tenant=TENANT, user="ada", key_hash=b"hash", hint="rs_")
-    yield engine
-    await engine.dispose()
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(database_url, timeout=DEADLINE, command_timeout=DEADLINE)
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
-def store(engine: AsyncEngine) -> RunStore:
-    return RunStore(engine)
-
-
-@pytest.fixture
-def behind(engine: AsyncEngine) -> LeftBehind:
-    return LeftBehind(engine)
-
-
-@pytest.fixture
-async def run_id(store: RunStore) -> str:
+async def run_id(store: RunStore, database: asyncpg.Connection) -> str:
+    await database.execute("insert into tenants (id) values ($1)", TENANT)
     request = Request("chat", "1", "fast", input={}, metadata={})
     made = await store.insert(
         new_id("run"), tenant=TENANT, user="ada", request=request, queue="default", max_attempts=3

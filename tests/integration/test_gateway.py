@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
+from clock import Clock
 from raw_server import CALL, PATIENT, Answer, RawServer, answer, events, raw_server, refusal
 from runstream.domain.errors import ProviderError, ProviderRateLimited, ProviderRefused, ProviderUnavailable
 from runstream.domain.run import KeptAnswer
@@ -33,13 +34,6 @@ BROKEN = answer(events(delta("Hel")))
 
 
 RUN = RouteQuery("run_1", "acme", "m", {})
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Asker:

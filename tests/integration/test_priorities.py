@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import asyncpg
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runstream.domain.ids import new_id
 from runstream.domain.run import Priority, Request, Status
 from runstream.runs.submit import Asked, _hash
-from runstream.storage.database import connect
 from runstream.storage.left_behind import LeftBehind
 from runstream.storage.runs import RunStore
 
 DEADLINE = 20
 LONG_AGO = timedelta(minutes=1)
-
-
-@pytest.fixture
-async def plain(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(database_url, timeout=DEADLINE)
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
-async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = connect(database_url, pool_size=2, timeout=DEADLINE)
-    yield engine
-    await engine.dispose()
-
-
-@pytest.fixture
-def store(engine: AsyncEngine) -> RunStore:
-    return RunStore(engine)
-
-
-@pytest.fixture
-def left(engine: AsyncEngine) -> LeftBehind:
-    return LeftBehind(engine)
 
 
 async def add(store: RunStore, tenant: str, priority: Priority = Priority.DEFAULT) -> str:
@@ -51,8 +24,8 @@ async def add(store: RunStore, tenant: str, priority: Priority = Priority.DEFAUL
     return run_id
 
 
-async def strand(plain: asyncpg.Connection) -> None:
-    await plain.execute("update runs set enqueued_at = now() - $1::interval", LONG_AGO)
+async def strand(database: asyncpg.Connection) -> None:
+    await database.execute("update runs set enqueued_at = now() - $1::interval", LONG_AGO)
 
 
 async def test_a_priority_is_shown_and_is_the_default_where_none_is_named(unworked):
@@ -88,53 +61,53 @@ async def test_a_key_that_was_used_before_there_were_priorities_finds_its_run() 
 
 
 async def test_a_priority_stays_with_the_run_for_each_attempt(
-    store: RunStore, left: LeftBehind, plain: asyncpg.Connection
+    store: RunStore, behind: LeftBehind, database: asyncpg.Connection
 ) -> None:
-    await plain.execute("insert into tenants (id) values ('a')")
-    await plain.execute("insert into workers (id, host, lease_until) values ('w', 'h', now() - interval '1 hour')")
+    await database.execute("insert into tenants (id) values ('a')")
+    await database.execute("insert into workers (id, host, lease_until) values ('w', 'h', now() - interval '1 hour')")
     run_id = await add(store, "a", Priority.HIGH)
     claim = await store.claim(run_id, "w")
     assert claim is not None
-    (lapsed,) = await left.lapsed(10)
+    (lapsed,) = await behind.lapsed(10)
     run = await store.get("a", run_id)
     assert run is not None
     assert {claim.priority, lapsed.priority, run.priority} == {Priority.HIGH}
     await store.requeue(run_id, 1, reason="r", delay=0)
-    await strand(plain)
-    (stranded,) = await left.stranded(["a"], overdue=5, limit=10)
+    await strand(database)
+    (stranded,) = await behind.stranded(["a"], overdue=5, limit=10)
     assert (stranded.run_id, stranded.tenant, stranded.attempt, stranded.priority) == (run_id, "a", 1, Priority.HIGH)
 
 
 @pytest.mark.promise("P7")
 async def test_the_sweep_finds_a_tenants_only_run_though_another_has_many(
-    store: RunStore, left: LeftBehind, plain: asyncpg.Connection
+    store: RunStore, behind: LeftBehind, database: asyncpg.Connection
 ) -> None:
-    await plain.execute("insert into tenants (id) values ('many'), ('one'), ('other')")
+    await database.execute("insert into tenants (id) values ('many'), ('one'), ('other')")
     for _ in range(30):
         await add(store, "many")
     only = await add(store, "one", Priority.LOW)
     high = await add(store, "many", Priority.HIGH)
-    tenants = await left.tenants_waiting(beyond="", limit=10)
+    tenants = await behind.tenants_waiting(beyond="", limit=10)
     assert tenants == ["many", "one"], "who has none is not looked at"
-    assert await left.stranded(tenants, overdue=5, limit=3) == [], "they have just been enqueued"
-    await strand(plain)
-    found = {run.run_id for run in await left.stranded(tenants, overdue=5, limit=3)}
+    assert await behind.stranded(tenants, overdue=5, limit=3) == [], "they have just been enqueued"
+    await strand(database)
+    found = {run.run_id for run in await behind.stranded(tenants, overdue=5, limit=3)}
     assert found >= {only, high}
     assert len(found) == 3
-    later = {run.run_id for run in await left.stranded(tenants, overdue=5, limit=100)}
+    later = {run.run_id for run in await behind.stranded(tenants, overdue=5, limit=100)}
     assert (len(later), later & found) == (29, set())
 
 
 @pytest.mark.promise("P7")
 async def test_the_sweep_comes_to_every_tenant_however_many_there_are(
-    store: RunStore, left: LeftBehind, plain: asyncpg.Connection
+    store: RunStore, behind: LeftBehind, database: asyncpg.Connection
 ) -> None:
     names = [f"t{number}" for number in range(7)]
-    await plain.executemany("insert into tenants (id) values ($1)", [(name,) for name in names])
+    await database.executemany("insert into tenants (id) values ($1)", [(name,) for name in names])
     for name in names:
         await add(store, name)
     beyond, seen = "", []
-    while page := await left.tenants_waiting(beyond=beyond, limit=3):
+    while page := await behind.tenants_waiting(beyond=beyond, limit=3):
         seen += page
         beyond = page[-1]
     assert seen == names
@@ -142,14 +115,14 @@ async def test_the_sweep_comes_to_every_tenant_however_many_there_are(
 
 @pytest.mark.promise("P7")
 async def test_runs_of_a_lost_worker_are_taken_up_by_turns(
-    store: RunStore, left: LeftBehind, plain: asyncpg.Connection
+    store: RunStore, behind: LeftBehind, database: asyncpg.Connection
 ) -> None:
-    await plain.execute("insert into tenants (id) values ('many'), ('one')")
-    await plain.execute("insert into workers (id, host, lease_until) values ('w', 'h', now() - interval '1 hour')")
+    await database.execute("insert into tenants (id) values ('many'), ('one')")
+    await database.execute("insert into workers (id, host, lease_until) values ('w', 'h', now() - interval '1 hour')")
     for _ in range(10):
         await store.claim(await add(store, "many"), "w")
     only = await add(store, "one")
     await store.claim(only, "w")
-    lapsed = await left.lapsed(2)
+    lapsed = await behind.lapsed(2)
     assert only in {run.run_id for run in lapsed}
     assert (await store.get("one", only)).status is Status.RUNNING

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -11,7 +11,6 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from runstream.storage.database import connect
 from runstream.storage.pace import Ahead, PaceStore
 
 DEADLINE = 60
@@ -49,17 +48,8 @@ class Ledger:
 
 
 @pytest.fixture
-async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = connect(database_url, pool_size=4, timeout=DEADLINE)
-    yield engine
-    await engine.dispose()
-
-
-@pytest.fixture
-async def ledger(database_url: str, engine: AsyncEngine) -> AsyncIterator[Ledger]:
-    connection = await asyncpg.connect(database_url, timeout=DEADLINE, command_timeout=DEADLINE)
-    yield Ledger(connection, engine)
-    await connection.close()
+def ledger(database: asyncpg.Connection, engine: AsyncEngine) -> Ledger:
+    return Ledger(database, engine)
 
 
 def tenants(found: Sequence[Ahead]) -> list[str]:

@@ -1,22 +1,11 @@
 import pytest
 
+from clock import Clock
 from runstream.gateway.circuits import Circuits
 from runstream.gateway.routes import Target
 from runstream.metrics import CIRCUITS_OPEN
 
 TARGET, OTHER = Target("local", "m"), Target("local", "n")
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -3,22 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from clock import Clock
 from runstream.domain.errors import ConfigurationError
 from runstream.providers.key_file import KeyFile
 from runstream.providers.keys import KeyRing
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        self.now += 0.001
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -28,14 +16,23 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def ring(clock: Clock, path: Path, *given: str) -> KeyRing:
-    return KeyRing("local", given, KeyFile("local", str(path), now=clock), now=clock)
+def ring(clock: Clock, path: Path, *keys: str) -> KeyRing:
+    return KeyRing("local", keys, KeyFile("local", str(path), now=clock), now=clock)
 
 
 def later(keys: KeyRing, clock: Clock) -> list[str]:
-    """Those that are given out from now on, some seconds later."""
+    """Those that are given out some seconds later."""
     clock.now += 2
-    return sorted({keys.next() for _ in range(10)})
+    return given(keys, clock)
+
+
+def given(keys: KeyRing, clock: Clock) -> list[str]:
+    """Those that are given out from now on."""
+    names = set()
+    for _ in range(10):
+        clock.now += 0.001
+        names.add(keys.next())
+    return sorted(names)
 
 
 def test_keys_are_lines_beside_those_that_were_given(clock: Clock, path: Path) -> None:
@@ -69,7 +66,7 @@ def test_the_file_is_looked_at_once_a_second_at_most(clock: Clock, path: Path) -
     keys = ring(clock, path)
     assert later(keys, clock) == ["one", "two"]
     path.write_text("three")
-    assert {keys.next() for _ in range(10)} == {"one", "two"}
+    assert given(keys, clock) == ["one", "two"]
     assert later(keys, clock) == ["three"]
 
 

@@ -1,18 +1,7 @@
 import pytest
 
+from clock import Clock
 from runstream.providers.keys import KeyRing
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 def ring(clock: Clock, *keys: str) -> KeyRing:
