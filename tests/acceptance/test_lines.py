@@ -12,15 +12,14 @@ import pytest
 import redis
 
 from caller import Caller, own_model
+from pace import kept_the_pace
 from reliability import MakeStack, flush
 from runstream.providers.simulated.calls import named
 from stack import MODELS, Stack
 from waiting import until
 
-AT_ONCE, A_SECOND = 6, 1
+A_MINUTE = 60
 """What a key of `local` may be asked for."""
-LATE = 0.5
-"""Seconds that a call may be late, or the one before it early, on its way to the provider."""
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +29,7 @@ def lined(make_shared_stack: MakeStack) -> Stack:
     keys.write_text("k1\nk2\n")
     at = {"kind": "openai", "base_url": stack.provider_url}
     providers = {
-        "local": {**at, "api_keys_file": str(keys), "requests_per_minute": 10 * AT_ONCE},
+        "local": {**at, "api_keys_file": str(keys), "requests_per_minute": A_MINUTE},
         "slow": {**at, "api_keys": ["s1"], "requests_per_minute": 12},
         "tight": {**at, "api_keys": ["t1"], "requests_per_minute": 5},
     }
@@ -72,16 +71,6 @@ def calls(stack: Stack, *models: str) -> list[dict]:
     return [call for call in stack.provider_calls() if call["model"] in models]
 
 
-def never_above(calls: list[dict]) -> bool:
-    """Whether no stretch of time holds more calls than may go at once, and those that its length allows for."""
-    times = [call["began"] for call in calls]
-    return all(
-        number + 1 <= AT_ONCE + (last - first + LATE) * A_SECOND + 1
-        for start, first in enumerate(times)
-        for number, last in enumerate(times[start:])
-    )
-
-
 @pytest.mark.promise("P7")
 async def test_runs_of_two_workers_wait_for_a_turn_at_the_keys_and_a_strangers_run_is_not_behind_them(
     lined: Stack,
@@ -96,7 +85,7 @@ async def test_runs_of_two_workers_wait_for_a_turn_at_the_keys_and_a_strangers_r
     assert len(made) == 31
     assert [call["model"] for call in made].index(others) < 30
     for key in ("k1", "k2"):
-        assert never_above([call for call in made if call["key"] == named(key)])
+        assert kept_the_pace([call["began"] for call in made if call["key"] == named(key)], A_MINUTE)
 
 
 async def test_redis_is_emptied_while_runs_wait_for_a_key(lined: Stack) -> None:

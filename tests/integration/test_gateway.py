@@ -8,14 +8,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
+from asker import Asker
 from clock import Clock
 from raw_server import CALL, PATIENT, Answer, RawServer, answer, events, raw_server, refusal
 from runstream.domain.errors import ProviderError, ProviderRateLimited, ProviderRefused, ProviderUnavailable
-from runstream.domain.run import KeptAnswer
 from runstream.gateway.circuits import Circuits
 from runstream.gateway.generate import Gateway
 from runstream.gateway.pricing import Prices
-from runstream.gateway.routes import RouteQuery, Routes, Target, TargetConfig
+from runstream.gateway.routes import RouteQuery, Routes, TargetConfig
 from runstream.gateway.turn import Lines
 from runstream.providers.base import ProviderConfig, TextDelta
 from runstream.providers.registry import build
@@ -36,32 +36,6 @@ BROKEN = answer(events(delta("Hel")))
 RUN = RouteQuery("run_1", "acme", "m", {})
 
 
-class Asker:
-    """`tried` names the providers that were asked."""
-
-    usage = None
-    kept = False
-
-    def __init__(self) -> None:
-        self.tried: list[str] = []
-        self.failures: list[ProviderError] = []
-
-    def trying(self, target: Target, _: KeptAnswer | None) -> None:
-        self.tried.append(target.provider)
-
-    def resumable(self, _: Target, __: str) -> None:
-        raise AssertionError("chat completions cannot be resumed")
-
-    def keep(self) -> bool:
-        return self.kept
-
-    def failed(self, error: ProviderError) -> None:
-        self.failures.append(error)
-
-    def not_resumed(self, error: ProviderError) -> None:
-        raise AssertionError("nothing was to be resumed") from error
-
-
 class Case:
     """A gateway whose model `m` stands for one target at each server, in order."""
 
@@ -77,6 +51,7 @@ class Case:
         self.tried = asker.tried
         async with self.gateway.generate(RUN, CALL.prompt, asker) as said:
             pieces = [*said.head, *[piece async for piece in said.rest]]
+        assert not asker.names, "chat completions cannot be read on"
         return "".join(piece.text for piece in pieces if isinstance(piece, TextDelta))
 
     async def texts(self, times: int) -> list[str]:

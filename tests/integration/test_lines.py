@@ -13,18 +13,18 @@ import pytest
 from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 
+from asker import Asker
+from pace import kept_the_pace
 from runstream.counters.key_turns import Coming, Grant, KeyTurns, Rate
-from runstream.domain.errors import ProviderBusy, ProviderError, ProviderTimeout
+from runstream.domain.errors import ProviderBusy, ProviderTimeout
 from runstream.domain.prompt import Prompt
-from runstream.domain.run import KeptAnswer
-from runstream.domain.usage import Usage
 from runstream.embedded import Valkey
 from runstream.embedded.port import free_port
 from runstream.gateway.circuits import Circuits
 from runstream.gateway.generate import Gateway
 from runstream.gateway.line import Line
 from runstream.gateway.pricing import Prices
-from runstream.gateway.routes import RouteQuery, Routes, Target, TargetConfig
+from runstream.gateway.routes import RouteQuery, Routes, TargetConfig
 from runstream.gateway.turn import Lines
 from runstream.providers.base import Finished, ProviderConfig, TextDelta, Timeouts
 from runstream.providers.keys import KeyRing
@@ -35,34 +35,12 @@ from waiting import until
 
 DEADLINE = 20
 WAIT = 15.0
-QUICK = Rate(120, None)
+A_MINUTE = 120
+QUICK = Rate(A_MINUTE, None)
 """Twelve at once, then two a second."""
 ONE = Rate(1, None)
 PATIENT = Timeouts(connect=10, first_token=20, idle=20, total=2000)
 PROMPT = Prompt([{"role": "user", "content": "Count"}], max_output_tokens=100)
-
-
-class Asker:
-    """`tried` names the providers that were asked."""
-
-    kept = False
-
-    def __init__(self) -> None:
-        self.usage: Usage | None = None
-        self.tried: list[str] = []
-
-    def trying(self, target: Target, _: KeptAnswer | None) -> None:
-        self.tried.append(target.provider)
-
-    def resumable(self, target: Target, name: str) -> None: ...
-
-    def keep(self) -> bool:
-        return False
-
-    def failed(self, error: ProviderError) -> None: ...
-
-    def not_resumed(self, error: Exception) -> None:
-        raise AssertionError("nothing was to be resumed") from error
 
 
 class Worker:
@@ -151,17 +129,6 @@ async def two_targets(redis_url: str) -> AsyncIterator[Site]:
         yield site
 
 
-def passes_the_pace(times: list[float], rate: Rate) -> bool:
-    """Whether any stretch of time holds more calls than may go at once, and those that its length allows for."""
-    assert rate.requests
-    at_once, each, late = rate.requests / 10, 60 / rate.requests, 0.5
-    return any(
-        number + 1 > at_once + (last - first + late) / each + 1
-        for start, first in enumerate(times)
-        for number, last in enumerate(times[start:])
-    )
-
-
 def told(name: str) -> float | None:
     return REGISTRY.get_sample_value(name, {"provider": "a"})
 
@@ -178,7 +145,7 @@ async def test_calls_of_two_workers_wait_rather_than_fail_and_no_key_has_more_th
     for key in keys:
         times = [call["began"] for call in calls if call["key"] == named(key)]
         assert len(times) > 12
-        assert not passes_the_pace(times, QUICK)
+        assert kept_the_pace(times, A_MINUTE)
 
 
 async def test_a_call_of_another_tenant_is_not_behind_the_many_of_the_first(site: Site) -> None:
