@@ -10,8 +10,8 @@ import pytest
 import redis
 from redis.asyncio import Redis as AsyncRedis
 
-from answering import answers_of
 from caller import Caller, own_model, words
+from in_process import answers_of
 from reliability import reading, rows
 from runstream.domain.prompt import Prompt
 from runstream.domain.run import Caching, Claim, Generation, Priority

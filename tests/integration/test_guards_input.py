@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from guarded import guarded
+from in_process import working
 from runstream.domain.run import Run
 from runstream.domain.transcript import Transcript
 
@@ -18,7 +18,7 @@ def found(run: Run) -> list[tuple[str, str, str, list[int]]]:
 
 
 async def test_what_fits_a_rule_is_flagged_and_asked_as_it_is(database_url: str, redis_url: str) -> None:
-    async with guarded(database_url, redis_url) as worker:
+    async with working(database_url, redis_url) as worker:
         run, _ = await worker.run("Hello", OVERRIDE, f"My key: {KEY}", OVERRIDE)
         assert (run.status, run.flagged) == ("completed", True)
         assert found(run) == [
@@ -32,7 +32,7 @@ async def test_what_fits_a_rule_is_flagged_and_asked_as_it_is(database_url: str,
 
 async def test_what_is_stripped_is_not_asked_and_that_is_said(database_url: str, redis_url: str) -> None:
     rules = {"rules": {"model_key": "strip", "ticket": "strip"}, "patterns": {"ticket": "ACME-[0-9]+"}}
-    async with guarded(database_url, redis_url, rules=rules) as worker:
+    async with working(database_url, redis_url, rules=rules) as worker:
         parts = [{"type": "text", "text": f"With {KEY} see ACME-17"}]
         run, events = await worker.run(parts)
         assert worker.asked == ['[{"text": "With [removed] see [removed]", "type": "text"}]']
@@ -44,7 +44,7 @@ async def test_what_is_stripped_is_not_asked_and_that_is_said(database_url: str,
 
 async def test_what_is_refused_ends_the_run_before_a_provider_is_asked(database_url: str, redis_url: str) -> None:
     rules = {"rules": {"model_key": "refuse", "prompt_override": "refuse", "control_characters": "strip"}}
-    async with guarded(database_url, redis_url, rules=rules, moderation="flags:never", output=False) as worker:
+    async with working(database_url, redis_url, rules=rules, moderation="flags:never", output=False) as worker:
         run, events = await worker.run(f"{OVERRIDE}\x07 {KEY}", attempts=3)
         assert (run.status, run.attempt, run.flagged) == ("failed", 1, True)
         assert run.error == {
@@ -67,31 +67,31 @@ async def test_what_is_refused_ends_the_run_before_a_provider_is_asked(database_
 async def test_text_is_put_into_its_normal_form_and_that_is_said_and_flags_nothing(
     database_url: str, redis_url: str
 ) -> None:
-    async with guarded(database_url, redis_url) as worker:
+    async with working(database_url, redis_url) as worker:
         run, _ = await worker.run(ACCENT)
         assert worker.asked == ["Café"]
         assert (run.flagged, found(run)) == (False, [("nfc", "normalize", "input", [0])])
-    async with guarded(database_url, redis_url, rules={"normalize": False}) as worker:
+    async with working(database_url, redis_url, rules={"normalize": False}) as worker:
         run, _ = await worker.run(ACCENT)
         assert (worker.asked, run.findings) == ([ACCENT], None)
 
 
 async def test_a_long_text_is_looked_at_as_a_short_one_is(database_url: str, redis_url: str) -> None:
-    async with guarded(database_url, redis_url, rules={"rules": {"model_key": "refuse"}}) as worker:
+    async with working(database_url, redis_url, rules={"rules": {"model_key": "refuse"}}) as worker:
         run, _ = await worker.run("e\u0301 " * 20_000 + KEY)
         assert found(run) == [("model_key", "refuse", "input", [0]), ("nfc", "normalize", "input", [0])]
 
 
 @pytest.mark.parametrize("role", ["system", "developer", "assistant"])
 async def test_an_application_may_instruct_its_model_as_it_likes(database_url: str, redis_url: str, role: str) -> None:
-    async with guarded(database_url, redis_url, rules={"rules": {"prompt_override": "refuse"}}) as worker:
+    async with working(database_url, redis_url, rules={"rules": {"prompt_override": "refuse"}}) as worker:
         messages = [{"role": role, "content": OVERRIDE}, {"role": "user", "content": "Sing"}]
         run, _ = await worker.run(messages=messages)
         assert (run.status, run.findings) == ("completed", None)
 
 
 async def test_what_a_tool_answers_and_what_it_was_called_with_is_looked_at(database_url: str, redis_url: str) -> None:
-    async with guarded(database_url, redis_url) as worker:
+    async with working(database_url, redis_url) as worker:
         call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": f'{{"key": "{KEY}"}}'}}
         messages = [
             {"role": "assistant", "tool_calls": [call]},
@@ -104,7 +104,7 @@ async def test_what_a_tool_answers_and_what_it_was_called_with_is_looked_at(data
 async def test_moderation_refuses_with_its_categories_before_a_provider_is_asked(
     database_url: str, redis_url: str
 ) -> None:
-    async with guarded(database_url, redis_url, moderation="any", output=False) as worker:
+    async with working(database_url, redis_url, moderation="any", output=False) as worker:
         run, events = await worker.run("Hello", "unsafe:violence and unsafe:self-harm/intent", attempts=3)
         assert (run.status, run.attempt, run.flagged) == ("failed", 1, True)
         assert run.error is not None
@@ -119,7 +119,7 @@ async def test_moderation_refuses_with_its_categories_before_a_provider_is_asked
 
 
 async def test_every_part_of_a_long_text_is_judged_and_so_is_an_image(database_url: str, redis_url: str) -> None:
-    async with guarded(database_url, redis_url, moderation="any", output=False) as worker:
+    async with working(database_url, redis_url, moderation="any", output=False) as worker:
         for start in (0, 7_995, 300_000):
             run, _ = await worker.run("x" * start + "unsafe:hate " + "x" * 2_000)
             assert run.error is not None
@@ -139,7 +139,7 @@ UNANSWERED = ["status:500", "status:401", "malformed", "hang"]
 async def test_what_moderation_cannot_judge_is_refused_unless_the_feature_says_otherwise(
     database_url: str, redis_url: str, moderation: str
 ) -> None:
-    async with guarded(database_url, redis_url, moderation=moderation, timeout=0.5, output=False) as worker:
+    async with working(database_url, redis_url, moderation=moderation, timeout=0.5, output=False) as worker:
         run, _ = await worker.run("Hello", attempts=3)
         assert (run.status, run.attempt, run.flagged) == ("failed", 1, True)
         assert run.error is not None
@@ -154,14 +154,14 @@ async def test_what_moderation_cannot_judge_is_refused_unless_the_feature_says_o
 async def test_moderation_is_asked_again_while_there_is_time_where_it_fails_or_limits(
     database_url: str, redis_url: str, moderation: str
 ) -> None:
-    async with guarded(database_url, redis_url, moderation=moderation, timeout=1.5, output=False) as worker:
+    async with working(database_url, redis_url, moderation=moderation, timeout=1.5, output=False) as worker:
         run, _ = await worker.run("Hello")
         assert (run.status == "completed") == (moderation == "flaky:1")
         assert worker.judged == [["Hello"]] * 2
 
 
 async def test_what_was_found_stays_with_the_run_as_it_is_tried_again(database_url: str, redis_url: str) -> None:
-    async with guarded(database_url, redis_url) as worker:
+    async with working(database_url, redis_url) as worker:
         run, _ = await worker.run(OVERRIDE, model="status:500", attempts=2)
         assert (run.status, run.attempt, run.flagged) == ("queued", 1, True)
         again = await worker.store.retry_unasked(run.id, was=run.status, attempt=1, reason="retry")
@@ -173,7 +173,7 @@ async def test_a_secret_is_kept_in_nothing_but_the_input(
     database_url: str, redis_url: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     rules = {"rules": {"model_key": "refuse", "github_token": "strip"}}
-    async with guarded(database_url, redis_url, rules=rules, moderation="status:500", timeout=0.3) as worker:
+    async with working(database_url, redis_url, rules=rules, moderation="status:500", timeout=0.3) as worker:
         for secret in (KEY, "ghp_" + "c" * 36):
             run, events = await worker.run(f"unsafe:hate {secret}")
             assert run.status == "failed"

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from guarded import Guarded, guarded
+from in_process import InProcessWorker, working
 from runstream.domain.events import Event
 from runstream.domain.run import Run
 from runstream.domain.usage import Usage
@@ -21,7 +21,7 @@ def sentences(first: int, after: int) -> str:
     return "".join(f"This is s{number}. " for number in range(first, after))
 
 
-async def stopped_at(worker: Guarded, run: Run, events: list[Event], shown: str) -> None:
+async def stopped_at(worker: InProcessWorker, run: Run, events: list[Event], shown: str) -> None:
     """It failed for `violence` after what was shown, and what it had cost is in the ledger."""
     assert (run.status, run.attempt, run.flagged) == ("failed", 1, True)
     assert run.error == {
@@ -40,7 +40,7 @@ async def stopped_at(worker: Guarded, run: Run, events: list[Event], shown: str)
 async def test_sentences_before_one_that_is_not_clean_are_shown_and_nothing_of_it_or_after_it(
     database_url: str, redis_url: str
 ) -> None:
-    async with guarded(database_url, redis_url, moderation="flags:s3") as worker:
+    async with working(database_url, redis_url, moderation="flags:s3") as worker:
         run, events = await worker.run("Hello", model="sentences:8:200", attempts=3)
         await stopped_at(worker, run, events, sentences(0, 3))
         at_once, events = await worker.run("Hello", model="sentences:8")
@@ -54,7 +54,7 @@ async def test_sentences_before_one_that_is_not_clean_are_shown_and_nothing_of_i
 
 
 async def test_the_call_of_an_answer_that_is_not_clean_is_closed_at_once(database_url: str, redis_url: str) -> None:
-    async with guarded(database_url, redis_url, moderation="flags:s1", input=False) as worker:
+    async with working(database_url, redis_url, moderation="flags:s1", input=False) as worker:
         run, events = await worker.run("Hello", model="sentences:100000:200")
         await stopped_at(worker, run, events, sentences(0, 1))
         await until(lambda: worker.simulator.stats()["closed_by_client"] == 1)
@@ -69,7 +69,7 @@ async def test_the_call_of_an_answer_that_is_not_clean_is_closed_at_once(databas
 async def test_sentences_that_come_while_others_are_judged_are_judged_together(
     database_url: str, redis_url: str
 ) -> None:
-    async with guarded(database_url, redis_url, moderation="flags:never:300", input=False) as worker:
+    async with working(database_url, redis_url, moderation="flags:never:300", input=False) as worker:
         run, _ = await worker.run("Hello", model="sentences:60:300")
         assert run.output == sentences(0, 60)
         judged = [text for texts in worker.judged for text in texts]
@@ -79,8 +79,7 @@ async def test_sentences_that_come_while_others_are_judged_are_judged_together(
 
 
 async def test_a_sentence_is_shown_before_the_answer_ends(database_url: str, redis_url: str) -> None:
-    async with guarded(database_url, redis_url, moderation="flags:never") as worker:
-        run_id = await worker.create("Hello", model="hang:0")
+    async with working(database_url, redis_url, moderation="flags:never") as worker:
         run_id = await worker.create("Hello", model="sentences:100000:100")
         running = asyncio.create_task(worker.execute(run_id))
         async with asyncio.timeout(30):
@@ -105,7 +104,7 @@ async def test_a_sentence_is_shown_before_the_answer_ends(database_url: str, red
 async def test_reasoning_is_judged_as_text_is(
     database_url: str, redis_url: str, model: str, flags: str, reasoning: bool, text: str
 ) -> None:
-    async with guarded(database_url, redis_url, moderation=f"flags:{flags}", input=False) as worker:
+    async with working(database_url, redis_url, moderation=f"flags:{flags}", input=False) as worker:
         run, events = await worker.run("Hello", model=model)
         assert (run.status == "failed") == (flags != "never")
         assert (run.output or "").startswith(text)
@@ -117,15 +116,15 @@ async def test_reasoning_is_judged_as_text_is(
 async def test_names_and_arguments_of_tool_calls_are_judged_before_they_are_shown(
     database_url: str, redis_url: str, flags: str
 ) -> None:
-    async with guarded(database_url, redis_url, moderation=f"flags:{flags}", input=False) as worker:
+    async with working(database_url, redis_url, moderation=f"flags:{flags}", input=False) as worker:
         run, events = await worker.run("Hello", model="tools:60:2")
         assert run.error is not None
         assert run.error["code"] == "content_blocked"
         assert run.output == "w0 w1 "
         assert flags not in repr(events[1:])
-    async with guarded(database_url, redis_url, moderation="flags:never", input=False) as worker:
+    async with working(database_url, redis_url, moderation="flags:never", input=False) as worker:
         moderated, events = await worker.run("Hello", model="tools:60:2")
-    async with guarded(database_url, redis_url) as worker:
+    async with working(database_url, redis_url) as worker:
         plain, _ = await worker.run("Hello", model="tools:60:2")
         assert (moderated.output, moderated.tool_calls) == (plain.output, plain.tool_calls)
 
@@ -134,7 +133,7 @@ async def test_names_and_arguments_of_tool_calls_are_judged_before_they_are_show
 async def test_an_answer_that_cannot_be_judged_is_refused_unless_the_feature_says_otherwise(
     database_url: str, redis_url: str, moderation: str
 ) -> None:
-    async with guarded(database_url, redis_url, moderation=moderation, timeout=0.4, input=False) as worker:
+    async with working(database_url, redis_url, moderation=moderation, timeout=0.4, input=False) as worker:
         run, events = await worker.run("Hello", model="sentences:3")
         assert run.error is not None
         assert (run.error["code"], run.error["categories"]) == ("content_blocked", ["moderation_unavailable"])
@@ -147,7 +146,7 @@ async def test_an_answer_that_cannot_be_judged_is_refused_unless_the_feature_say
 
 
 async def test_what_came_of_an_answer_that_broke_off_is_judged_and_kept(database_url: str, redis_url: str) -> None:
-    async with guarded(database_url, redis_url, moderation="flags:w9", input=False) as worker:
+    async with working(database_url, redis_url, moderation="flags:w9", input=False) as worker:
         run, events = await worker.run("Hello", model="cut:7")
         assert run.error is not None
         assert (run.error["code"], run.output, run.flagged) == (
@@ -161,7 +160,7 @@ async def test_what_came_of_an_answer_that_broke_off_is_judged_and_kept(database
 
 
 async def test_an_answer_is_not_moderated_where_that_is_off(database_url: str, redis_url: str) -> None:
-    async with guarded(database_url, redis_url, moderation="flags:s1", output=False) as worker:
+    async with working(database_url, redis_url, moderation="flags:s1", output=False) as worker:
         run, _ = await worker.run("Hello", model="sentences:2")
         assert (run.status, run.output) == ("completed", sentences(0, 2))
         assert worker.judged == [["Hello"]]

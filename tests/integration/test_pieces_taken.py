@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
-import asyncpg
-from redis.asyncio import Redis
-
-from answering import answers_of
-from runstream.connections import guards
-from runstream.counters.book import Book
-from runstream.domain.cursor import START
-from runstream.domain.ids import new_id
-from runstream.domain.run import Request
-from runstream.features.registry import FEATURES
-from runstream.gateway.circuits import Circuits
-from runstream.gateway.generate import Gateway
-from runstream.gateway.pricing import Prices
-from runstream.gateway.routes import Routes, TargetConfig
-from runstream.gateway.turn import Lines
+from in_process import working
 from runstream.providers.base import (
     Call,
     Finished,
@@ -33,20 +18,7 @@ from runstream.providers.base import (
     ToolCallDelta,
 )
 from runstream.providers.keys import KeyRing
-from runstream.queue.enqueue import JobQueue
-from runstream.runs.execute import Execute
 from runstream.runs.intake import MOST_PARTS
-from runstream.settings import Settings
-from runstream.storage.database import connect
-from runstream.storage.leases import LeaseStore
-from runstream.storage.runs import RunStore
-from runstream.stream.log import TokenLog
-from runstream.stream.writer import WriteLoop
-
-DEADLINE = 20
-WORKER = "wrk_1"
-NO_LINES = Lines({}, wait=0, reserved_output=0)
-REQUEST = Request("chat", "1", "m", {"messages": [{"role": "user", "content": "x"}]}, {})
 
 
 class Scripted:
@@ -79,48 +51,13 @@ async def events_of(
 
     `ends` is the reason for which it finishes.
     """
-    connection = await asyncpg.connect(database_url, timeout=DEADLINE)
-    await connection.execute("insert into tenants (id) values ('acme') on conflict do nothing")
-    await connection.close()
-    engine = connect(database_url, pool_size=2, timeout=DEADLINE)
-    store = RunStore(engine)
-    async with Redis.from_url(redis_url) as redis:
-        log = TokenLog(redis, timeout=DEADLINE, ttl=60, ended_ttl=60)
-        loop = WriteLoop(log)
-        routes, prices = Routes({"m": [TargetConfig("p/m")]}, ["p"]), Prices({"p": "http://p"}, {})
-        sending = asyncio.create_task(loop.run())
-        gateway = Gateway(routes, {"p": Scripted(pieces)}, Timeouts(), prices, Circuits(), NO_LINES)
-        execute = Execute(
-            worker=WORKER,
-            store=store,
-            jobs=JobQueue(redis, timeout=DEADLINE),
-            book=Book(redis, timeout=DEADLINE),
-            write_loop=loop,
-            guards=guards(Settings(_env_file=None)),
-            gateway=gateway,
-            answers=answers_of(redis, engine, gateway, log, loop),
-            features=FEATURES,
-            retry_delays=[1],
-            max_output_chars=max_output_chars,
-        )
-        try:
-            await LeaseStore(engine).renew(WORKER, "host", 60)
-            run_id = new_id("run")
-            await store.insert(run_id, tenant="acme", user="ada", request=REQUEST, queue="q", max_attempts=1)
-            await execute(run_id)
-            entries, _ = await log.read(run_id, START, most=2 * MOST_PARTS)
-            run = await store.get("acme", run_id)
-            assert run is not None
-            assert run.status == "completed", run.error
-            assert run.finish_reason == ends
-            events = [entry.event() for entry in entries]
-            assert [event.start for event in events[1:]] == [event.end for event in events[:-1]]
-            return [[event.type, event.data] for event in events[1:-1]]
-        finally:
-            sending.cancel()
-            with suppress(asyncio.CancelledError):
-                await sending
-            await engine.dispose()
+    given = {"p": Scripted(pieces)}
+    async with working(database_url, redis_url, given=given, max_output_chars=max_output_chars) as worker:
+        run, events = await worker.run("x", model="m")
+        assert run.status == "completed", run.error
+        assert run.finish_reason == ends
+        assert [event.start for event in events[1:]] == [event.end for event in events[:-1]]
+        return [[event.type, event.data] for event in events[1:-1]]
 
 
 def opened(index: int, name: str) -> list[Any]:

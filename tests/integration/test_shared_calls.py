@@ -8,7 +8,7 @@ from decimal import Decimal
 from redis.asyncio import Redis
 
 from caller import words
-from guarded import DEADLINE, Guarded, guarded
+from in_process import DEADLINE, InProcessWorker, working
 from raw_server import raw_server
 from runstream.domain.run import Caching
 from runstream.domain.usage import Rates
@@ -24,13 +24,13 @@ COST = (Decimal(1) + 2 * LONG) / 1_000_000
 ERRORS = "select error->>'code' as code from attempts where run_id = $1"
 
 
-async def begin(worker: Guarded, model: str) -> tuple[str, asyncio.Task[None]]:
+async def begin(worker: InProcessWorker, model: str) -> tuple[str, asyncio.Task[None]]:
     """A run that shares its call, and its attempt."""
     run_id = await worker.create("Hello", model=model, cache=Caching.READ)
     return run_id, asyncio.create_task(worker.execute(run_id))
 
 
-async def said(worker: Guarded, run_id: str) -> None:
+async def said(worker: InProcessWorker, run_id: str) -> None:
     """Wait until it has been given something."""
     async with asyncio.timeout(DEADLINE):
         while len(await worker.events(run_id)) < 2:
@@ -38,7 +38,7 @@ async def said(worker: Guarded, run_id: str) -> None:
 
 
 async def test_runs_that_are_given_an_answer_save_what_it_cost_at_its_target(database_url: str, redis_url: str) -> None:
-    async with guarded(database_url, redis_url, targets=[PRICED]) as worker:
+    async with working(database_url, redis_url, targets=[PRICED]) as worker:
         begun = [await begin(worker, f"sim:{LONG}:200") for _ in range(3)]
         await asyncio.gather(*(attempt for _, attempt in begun))
         late, attempt = await begin(worker, f"sim:{LONG}:200")
@@ -52,7 +52,10 @@ async def test_a_call_that_its_provider_ended_after_its_run_was_cancelled_is_pai
     database_url: str, redis_url: str
 ) -> None:
     """Redis is slow to say whether anybody else reads it."""
-    async with guarded(database_url, redis_url, targets=[PRICED]) as worker, Redis.from_url(redis_url) as redis:
+    async with (
+        working(database_url, redis_url, targets=[PRICED]) as worker,
+        Redis.from_url(redis_url) as redis,
+    ):
         run_id, attempt = await begin(worker, f"sim:{LONG}:200")
         await said(worker, run_id)
         await redis.execute_command("CLIENT", "PAUSE", 700, "ALL")
@@ -81,7 +84,7 @@ async def test_a_call_whose_target_gives_way_after_its_run_was_cancelled_is_paid
     targets = [TargetConfig("q/*", price=PRICED.price), PRICED]
     async with (
         raw_server(refuse) as raw,
-        guarded(database_url, redis_url, targets=targets, addresses={"q": raw.url}) as worker,
+        working(database_url, redis_url, targets=targets, addresses={"q": raw.url}) as worker,
     ):
         cancelled, attempt = await begin(worker, f"sim:{LONG}:200")
         await until(lambda: len(raw.requests) == 1)
@@ -110,8 +113,8 @@ async def test_who_shares_a_call_of_a_process_that_it_does_not_understand_tries_
 ) -> None:
     async with (
         Redis.from_url(redis_url) as redis,
-        guarded(database_url, redis_url) as other,
-        guarded(database_url, redis_url) as worker,
+        working(database_url, redis_url) as other,
+        working(database_url, redis_url) as worker,
     ):
         making, attempt = await begin(other, "hang:5")
         await said(other, making)
@@ -130,7 +133,7 @@ async def test_who_shares_a_call_of_a_process_that_it_does_not_understand_tries_
 
 
 async def test_each_who_shares_a_call_is_told_of_what_it_is_refused_for(database_url: str, redis_url: str) -> None:
-    async with guarded(database_url, redis_url, moderation="flags:s3") as worker:
+    async with working(database_url, redis_url, moderation="flags:s3") as worker:
         begun = [await begin(worker, "sentences:40:100") for _ in range(3)]
         await asyncio.gather(*(attempt for _, attempt in begun))
         shown = "".join(f"This is s{number}. " for number in range(3))
@@ -146,7 +149,7 @@ async def test_each_who_shares_a_call_is_told_of_what_it_is_refused_for(database
         assert len(worker.asked) == 2
 
 
-async def shared(worker: Guarded, run_id: str) -> bool:
+async def shared(worker: InProcessWorker, run_id: str) -> bool:
     """Whether its row says that it is given another one's answer."""
     found = await worker.rows("select shared from attempts where run_id = $1", run_id)
     return any(attempt["shared"] for attempt in found)

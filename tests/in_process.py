@@ -1,4 +1,7 @@
-"""Runs through a worker's own parts in this process: real Postgres and Valkey, a simulated provider, guards as set."""
+"""A worker's own parts, put together in this process: real Postgres and Valkey, and a simulated provider.
+
+For what a run's attempt comes to, where it does not matter that a worker is a process, which starts and dies.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ from typing import Any
 
 import asyncpg
 from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from answering import answers_of
+from runstream.answers.board import Board
 from runstream.connections import guards
 from runstream.counters.book import Book
 from runstream.domain.cursor import START
@@ -19,17 +23,21 @@ from runstream.domain.ids import new_id
 from runstream.domain.run import Caching, Request, Run
 from runstream.features.base import Feature
 from runstream.features.chat import Chat
+from runstream.gateway.cache import Keeping
 from runstream.gateway.circuits import Circuits
 from runstream.gateway.generate import Gateway
 from runstream.gateway.pricing import Prices
 from runstream.gateway.routes import Routes, TargetConfig
 from runstream.gateway.turn import Lines
-from runstream.providers.base import ProviderConfig, Timeouts
+from runstream.providers.base import Provider, ProviderConfig, Timeouts
 from runstream.providers.openai_chat import OpenAIChat
 from runstream.providers.simulated import Simulator
 from runstream.queue.enqueue import JobQueue
 from runstream.runs.execute import Execute
+from runstream.runs.sharing.answers import Answers
+from runstream.runs.sharing.calls import SharedCalls
 from runstream.settings import GuardSettings, ModerationSettings, Settings
+from runstream.storage.answers import AnswerStore
 from runstream.storage.database import connect
 from runstream.storage.leases import LeaseStore
 from runstream.storage.runs import RunStore
@@ -37,6 +45,7 @@ from runstream.stream.log import TokenLog
 from runstream.stream.writer import WriteLoop
 
 DEADLINE = 60
+MOST_EVENTS = 25_000
 WORKER = "wrk_1"
 TENANT = "acme"
 
@@ -51,8 +60,8 @@ class LetsPass(Chat):
 FEATURES: Mapping[str, Feature] = {feature.name: feature for feature in (Chat(), LetsPass())}
 
 
-class Guarded:
-    """`async with guarded(...) as worker: run, events = await worker.run(...)`."""
+class InProcessWorker:
+    """`async with working(...) as worker: run, events = await worker.run(...)`."""
 
     def __init__(self, execute: Execute, store: RunStore, log: TokenLog, simulator: Simulator, url: str) -> None:
         self.execute = execute
@@ -91,7 +100,7 @@ class Guarded:
         return run
 
     async def events(self, run_id: str) -> list[Event]:
-        entries, _ = await self.log.read(run_id, START, most=10_000)
+        entries, _ = await self.log.read(run_id, START, most=MOST_EVENTS)
         return [entry.event() for entry in entries]
 
     async def ledger(self, run_id: str) -> list[asyncpg.Record]:
@@ -116,7 +125,7 @@ class Guarded:
 
 
 @asynccontextmanager
-async def guarded(
+async def working(
     database_url: str,
     redis_url: str,
     *,
@@ -124,11 +133,14 @@ async def guarded(
     moderation: str | None = None,
     targets: Sequence[TargetConfig] = (TargetConfig("p/*"),),
     addresses: Mapping[str, str] | None = None,
+    given: Mapping[str, Provider] | None = None,
+    max_output_chars: int = 100_000,
     **moderated: Any,
-) -> AsyncIterator[Guarded]:
+) -> AsyncIterator[InProcessWorker]:
     """`rules` are RUNSTREAM_GUARDS, `moderation` is the model that judges, and `moderated` the rest of its settings.
 
-    `targets` are those of every model, at the provider `p`, which is simulated, and at those with `addresses`.
+    `targets` are those of every model, at the provider `p`, which is simulated, at those with `addresses`, and at those
+    that are `given`.
     """
     connection = await asyncpg.connect(database_url, timeout=DEADLINE)
     await connection.execute("insert into tenants (id) values ($1) on conflict do nothing", TENANT)
@@ -147,12 +159,12 @@ async def guarded(
             AsyncExitStack() as open_,
             aclosing(guards(settings)) as guard,
         ):
-            providers = {
+            providers: dict[str, Provider] = {
                 name: await open_.enter_async_context(
                     aclosing(OpenAIChat(ProviderConfig(name, "openai", address, ("k",))))
                 )
                 for name, address in {"p": simulator.url, **(addresses or {})}.items()
-            }
+            } | dict(given or {})
             routes, prices = Routes({"*": targets}, providers), Prices(dict.fromkeys(providers, "http://p"), {})
             lines = Lines({}, wait=0, reserved_output=0)
             gateway = Gateway(routes, providers, Timeouts(), prices, Circuits(), lines)
@@ -167,14 +179,23 @@ async def guarded(
                 answers=answers_of(redis, engine, gateway, log, loop),
                 features=FEATURES,
                 retry_delays=[0],
-                max_output_chars=100_000,
+                max_output_chars=max_output_chars,
             )
             try:
                 await LeaseStore(engine).renew(WORKER, "host", 60)
-                yield Guarded(execute, store, log, simulator, database_url)
+                yield InProcessWorker(execute, store, log, simulator, database_url)
             finally:
                 sending.cancel()
                 with suppress(asyncio.CancelledError):
                     await sending
                 await log.aclose()
                 await engine.dispose()
+
+
+def answers_of(
+    redis: Redis, engine: AsyncEngine, gateway: Gateway, token_log: TokenLog, write_loop: WriteLoop
+) -> Answers:
+    """What gives runs the answers of others."""
+    board, store = Board(redis, "worker", lease=3, timeout=1), AnswerStore(engine)
+    calls = SharedCalls(board=board, store=store, token_log=token_log, write_loop=write_loop, gateway=gateway)
+    return Answers(board, store, calls, gateway, Keeping(60, 50))
