@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import httpx
-from tests.forked import ForkedCommand
+from tests import forked
 
 from runstream.api.auth import hash_key, new_key
 from runstream.domain.ids import new_id
@@ -65,8 +64,7 @@ class Process:
         self.name = name
         self.environment = dict(environment)
         self.log = directory / f"{name}.log"
-        self.log.touch()
-        self._command = ForkedCommand(*arguments, directory=directory, environment=environment, log=self.log)
+        self._command = forked.ForkedCommand(*arguments, directory=directory, environment=environment, output=self.log)
 
     @property
     def pid(self) -> int:
@@ -81,12 +79,12 @@ class Process:
 
     def kill(self) -> None:
         """End it at once, as `kill -9` does."""
-        self._command.signal(signal.SIGKILL)
+        self._command.send(signal.SIGKILL)
         self.wait()
 
     def terminate(self) -> None:
         """Ask it to end, and return at once."""
-        self._command.signal(signal.SIGTERM)
+        self._command.send(signal.SIGTERM)
 
     def wait(self, seconds: float = STOP_DEADLINE) -> int:
         """Its exit code, once it has ended."""
@@ -94,10 +92,10 @@ class Process:
 
     def pause(self) -> None:
         """Stop it in its tracks; `resume` lets it go on as if nothing had happened."""
-        self._command.signal(signal.SIGSTOP)
+        self._command.send(signal.SIGSTOP)
 
     def resume(self) -> None:
-        self._command.signal(signal.SIGCONT)
+        self._command.send(signal.SIGCONT)
 
     def until(self, ready: Callable[[], bool]) -> bool:
         """Wait until `ready` says so; False where the process ended before. Fails when it takes too long."""
@@ -221,17 +219,9 @@ class Stack:
 
     def command(self, *arguments: str) -> str:
         """Run a `runstream` command on this stack, and return what it printed."""
-        done = subprocess.run(
-            [sys.executable, "-m", "runstream", *arguments],
-            cwd=self.directory,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=START_DEADLINE,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        ended = forked.run(*arguments, directory=self.directory, environment=self.environment, seconds=START_DEADLINE)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
 
     def provider_stats(self) -> dict:
         """What the provider counted: calls by model, open streams, streams that the client closed."""

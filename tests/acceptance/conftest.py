@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from playwright.async_api import Browser, BrowserContext, Playwright, async_playwright
+from tests import forked
 
 import npm
 from stack import Command, Stack
@@ -168,15 +168,7 @@ def command(stack: Stack, tmp_path: Path) -> Command:
 
     def run(*arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
         given = {f"RUNSTREAM_{name.upper()}": value for name, value in changed.items()}
-        return subprocess.run(
-            [sys.executable, "-m", "runstream", *arguments],
-            cwd=tmp_path,
-            env={**stack.environment, **given},
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE,
-            check=False,
-        )
+        return forked.run(*arguments, directory=tmp_path, environment={**stack.environment, **given}, seconds=DEADLINE)
 
     return run
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +13,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 import redis
+from tests import forked
 
 from runstream.embedded import Valkey
 from runstream.embedded.port import free_port
@@ -44,15 +43,7 @@ def examine(stack: Stack, tmp_path: Path) -> Examine:
     def run(**changed: str | None) -> Report:
         given = {f"RUNSTREAM_{name.upper()}": value for name, value in changed.items()}
         environment = {name: value for name, value in {**stack.environment, **given}.items() if value is not None}
-        done = subprocess.run(
-            [sys.executable, "-m", "runstream", "doctor"],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE,
-            check=False,
-        )
+        done = forked.run("doctor", directory=tmp_path, environment=environment, seconds=DEADLINE)
         assert done.stderr == ""
         for secret in secrets_of(environment):
             assert secret not in done.stdout
