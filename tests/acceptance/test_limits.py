@@ -183,7 +183,7 @@ async def test_a_limit_refuses_at_its_edge_names_itself_and_leaves_nothing(
 ) -> None:
     tenant, name = tenant_of(scope, setting), f"{scope}.{setting}"
     async with Caller.of(edges, tenant, "ada") as ada, Caller.of(edges, tenant, "bob") as bob:
-        await away_from_the_turn_of_a_minute()
+        await away_from_the_turn_of_the_window(setting)
         accepted = [await ask(ada), await ask(ada)]
         assert [answer.status_code for answer in accepted] == [202, 202]
         refused = await ask(ada)
@@ -214,8 +214,10 @@ def seconds_left(told: dict[str, Any]) -> float:
     return (datetime.fromisoformat(told["resets_at"]) - datetime.now(UTC)).total_seconds()
 
 
-async def away_from_the_turn_of_a_minute() -> None:
-    if (left := 60 - time.time() % 60) < 10:
+async def away_from_the_turn_of_the_window(setting: str) -> None:
+    """A month turns when a day does."""
+    window = 60 if setting.endswith("minute") else 24 * 60 * 60
+    if (left := window - time.time() % window) < 10:
         await asyncio.sleep(left)
 
 

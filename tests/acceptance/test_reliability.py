@@ -62,10 +62,10 @@ async def test_a_reader_that_comes_with_any_cursor_after_the_end_holds_the_exact
 ) -> None:
     stack = make_stack(apis=2)
     async with user(stack) as caller:
-        run_id = await caller.create("unicode:2000")
+        run_id = await caller.create("unicode:500")
         await caller.ended(run_id)
     flush(stack)
-    text = unicode_text(2000)
+    text = unicode_text(500)
     end = len(text) + 2  # the first and the last event take one position each
     cursors = iter(range(end + 1))
 
@@ -387,15 +387,14 @@ async def test_a_cancelled_run_whose_worker_is_lost_ends_as_cancelled_with_its_t
 
 @pytest.mark.promise("P1")
 async def test_one_worker_process_holds_five_hundred_generations_at_a_time(make_stack: MakeStack) -> None:
-    stack = make_stack(worker_slots=GENERATIONS)
+    stack = make_stack(worker_slots=GENERATIONS, first_token_timeout=5 * DEADLINE)
     async with user(stack) as caller:
         gate = asyncio.Semaphore(50)
 
         async def create() -> str:
             async with gate:
-                return await caller.create("sim:40:2")
+                return await caller.create("sim:40:20")
 
-        run_ids = await asyncio.gather(*(create() for _ in range(GENERATIONS)))
         count = "select count(*) from runs where status = $1 and attempt = 1"
 
         async def all_run() -> bool:
@@ -404,7 +403,9 @@ async def test_one_worker_process_holds_five_hundred_generations_at_a_time(make_
         async def all_ended() -> bool:
             return (await rows(stack, count, "completed"))[0][0] == GENERATIONS
 
-        await until(all_run, "all run at the same time")
+        with stopped(stack.provider.pid):
+            run_ids = await asyncio.gather(*(create() for _ in range(GENERATIONS)))
+            await until(all_run, "all run at the same time")
         await until(all_ended, "all end")
         outputs = await rows(stack, "select id, output from runs")
         assert {row["id"]: row["output"] for row in outputs} == dict.fromkeys(run_ids, words(40))
