@@ -14,11 +14,13 @@ import redis
 
 from caller import Caller
 from runstream.providers.simulated.tokens import unicode_token
-from stack import Stack
+from stack import Process, Stack
 from viewer import DEADLINE, Viewer
 from waiting import until
 
 MakeStack = Callable[..., Stack]
+SHORT_LEASES = {"lease": "1.5", "lease_interval": "0.3", "sweep_interval": "0.3", "heartbeat": "0.5"}
+"""Where it does not matter how long recovery takes by default."""
 
 
 @asynccontextmanager
@@ -70,6 +72,18 @@ async def rows(stack: Stack, query: str, *arguments: Any) -> list[asyncpg.Record
         return await connection.fetch(query, *arguments)
     finally:
         await connection.close()
+
+
+async def worker_of(stack: Stack, run_id: str) -> Process:
+    """Whose the run is."""
+    ((name,),) = await rows(stack, "select worker from runs where id = $1", run_id)
+    return next(process for process in stack.workers if name in process.output())
+
+
+async def outcomes(stack: Stack, run_id: str) -> list[str]:
+    """Of each attempt, in order."""
+    query = "select outcome from attempts where run_id = $1 order by attempt"
+    return [row["outcome"] for row in await rows(stack, query, run_id)]
 
 
 async def until_status(stack: Stack, run_id: str, status: str) -> None:

@@ -227,9 +227,10 @@ class Stack:
         """What the provider counted: calls by model, open streams, streams that the client closed."""
         return httpx.get(f"{self.provider_origin}/stats", timeout=START_DEADLINE).raise_for_status().json()
 
-    def provider_calls(self) -> list[dict]:
-        """What the provider noted of each call."""
-        return httpx.get(f"{self.provider_origin}/calls", timeout=START_DEADLINE).raise_for_status().json()["calls"]
+    def provider_calls(self, model: str | None = None) -> list[dict]:
+        """What the provider noted of each call, or of those for this model."""
+        calls = httpx.get(f"{self.provider_origin}/calls", timeout=START_DEADLINE).raise_for_status().json()["calls"]
+        return [call for call in calls if model in (None, call["model"])]
 
     def outputs(self) -> dict[str, str]:
         """What each process has said so far, the dead ones included, by its name."""

@@ -7,14 +7,23 @@ import json
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import httpx
 import pytest
 
 from caller import Caller, own_model, words
 from proxy import Proxy
-from reliability import assert_told_the_same_after_the_end, logged, reading, rows, until_status, user
+from reliability import (
+    SHORT_LEASES,
+    assert_told_the_same_after_the_end,
+    logged,
+    outcomes,
+    reading,
+    rows,
+    until_status,
+    user,
+    worker_of,
+)
 from runstream.crash_points import Point
 from stack import PROVIDER, PROVIDER_KEY, Process, Stack
 from viewer import DEADLINE, Viewer
@@ -33,10 +42,7 @@ FRAMES = 5
 def standing(make_shared_stack: Callable[..., Stack]) -> Stack:
     stack = make_shared_stack(
         workers=0,
-        lease="1.5",
-        lease_interval="0.3",
-        sweep_interval="0.3",
-        heartbeat="0.5",
+        **SHORT_LEASES,
         prices=json.dumps({f"{PROVIDER}/*": {"input": 1, "output": 1}}),
     )
     stack.environment["RUNSTREAM_PROVIDERS"] = in_background(stack.provider_url)
@@ -61,27 +67,12 @@ async def workers(stack: Stack, **environment: str) -> None:
     await asyncio.gather(*(worker(stack, **environment) for _ in range(2)))
 
 
-async def has_it(stack: Stack, run_id: str) -> Process:
-    ((name,),) = await rows(stack, "select worker from runs where id = $1", run_id)
-    return next(process for process in stack.workers if name in process.output())
-
-
 async def worker(stack: Stack, **environment: str) -> Process:
     return await asyncio.to_thread(stack.start_worker, **environment)
 
 
-def asked(stack: Stack, model: str) -> list[dict[str, Any]]:
-    """What the provider noted of each call for this model."""
-    return [call for call in stack.provider_calls() if call["model"] == model]
-
-
 def endings(stack: Stack, model: str) -> list[str]:
-    return [call["ending"] for call in asked(stack, model)]
-
-
-async def outcomes(stack: Stack, run_id: str) -> list[str]:
-    query = "select outcome from attempts where run_id = $1 order by attempt"
-    return [row["outcome"] for row in await rows(stack, query, run_id)]
+    return [call["ending"] for call in stack.provider_calls(model)]
 
 
 async def left(stack: Stack, run_id: str) -> list[str]:
@@ -128,7 +119,7 @@ async def test_an_answer_in_the_background_is_read_on_after_its_worker_was_kille
     async with user(stack) as caller:
         async with under_way(stack, caller, model) as viewer:
             said = viewer.position
-            stack.kill(await has_it(stack, viewer.run_id))
+            stack.kill(await worker_of(stack, viewer.run_id))
         assert viewer.restarts == [RESUMED]
         await assert_read_on(stack, caller, viewer, model, LONG, "lapsed")
         positions = [int(entry_id.split("-")[1]) for entry_id, _ in logged(stack, viewer.run_id)]
@@ -156,7 +147,7 @@ async def test_an_answer_in_the_background_is_read_on_after_its_worker_handed_it
     await workers(stack, worker_grace="0")
     async with user(stack) as caller:
         async with under_way(stack, caller, model) as viewer:
-            assert await asyncio.to_thread(stack.stop, await has_it(stack, viewer.run_id)) == 0
+            assert await asyncio.to_thread(stack.stop, await worker_of(stack, viewer.run_id)) == 0
         assert viewer.restarts == [{"attempt": 2, "reason": "worker_stopped", "resumed": True}]
         await assert_read_on(stack, caller, viewer, model, LONG, "handed_back")
 
@@ -168,7 +159,7 @@ async def test_a_worker_that_stood_still_does_not_stop_the_answer_that_another_o
     await workers(stack, idle_timeout="1")
     async with user(stack) as caller:
         async with under_way(stack, caller, model) as viewer:
-            stalled = await has_it(stack, viewer.run_id)
+            stalled = await worker_of(stack, viewer.run_id)
             stalled.pause()
             await viewer.until(lambda viewer: viewer.attempt == 2 and bool(viewer.text))
             stalled.resume()
@@ -216,7 +207,7 @@ async def test_what_the_last_attempt_left_is_stopped_and_not_read_by_one_that_a_
     async with user(stack) as caller:
         async with under_way(stack, caller, model) as viewer:
             await rows(stack, "update runs set max_attempts = 1 where id = $1", viewer.run_id)
-            stack.kill(await has_it(stack, viewer.run_id))
+            stack.kill(await worker_of(stack, viewer.run_id))
         assert viewer.end
         assert viewer.end[1]["error"]["code"] == "worker_lost"
         await until(lambda: endings(stack, model) == ["cancelled"], "it is stopped")
@@ -261,7 +252,7 @@ async def test_an_answer_whose_worker_died_before_it_wrote_down_its_id_is_asked_
         assert viewer.restarts == [LOST]
         assert viewer.text == words(WORDS)
         assert await ledger(stack, run_id) == [(1, 0, True), (2, WORDS, False)]
-    assert len(asked(stack, model)) == 2
+    assert len(stack.provider_calls(model)) == 2
 
 
 @pytest.mark.promise("P1")
@@ -275,7 +266,7 @@ async def test_text_comes_though_postgres_is_away_when_the_id_is_known_and_it_is
         async with user(stack) as caller:
             run_id = await caller.create(model)
             async with reading(stack, caller, run_id) as viewer:
-                await until(lambda: asked(stack, model), "the provider is asked")
+                await until(lambda: stack.provider_calls(model), "the provider is asked")
                 await asyncio.sleep(0.1)
                 postgres.cut()
                 first.resume()

@@ -18,10 +18,12 @@ import redis
 
 from caller import TERMINAL, Caller, own_model, words
 from reliability import (
+    SHORT_LEASES,
     assert_told_the_same_after_the_end,
     flush,
     jobs,
     logged,
+    outcomes,
     reading,
     rows,
     unicode_text,
@@ -38,7 +40,7 @@ LOST = {"attempt": 2, "reason": "worker_lost"}
 
 @pytest.fixture(scope="module")
 def standing(make_shared_stack: Callable[..., Stack]) -> Stack:
-    return make_shared_stack(workers=0, lease="1.5", lease_interval="0.3", sweep_interval="0.3", heartbeat="0.5")
+    return make_shared_stack(workers=0, **SHORT_LEASES)
 
 
 @pytest.fixture
@@ -77,7 +79,7 @@ async def orphaned(
         yield viewer
 
 
-async def assert_ended_once(stack: Stack, caller: Caller, viewer: Viewer, status: str, *outcomes: str) -> None:
+async def assert_ended_once(stack: Stack, caller: Caller, viewer: Viewer, status: str, *ends: str) -> None:
     """The viewer was told what the row holds; each attempt was closed; who comes now is told the same."""
     ((attempt, stored),) = await rows(
         stack, "select attempt, transcript from runs where id = $1 and status = $2", viewer.run_id, status
@@ -88,8 +90,7 @@ async def assert_ended_once(stack: Stack, caller: Caller, viewer: Viewer, status
     assert (viewer.cursor, viewer.text, viewer.end) == (f"{attempt}-{length}", text, tuple(events[-1]))
     assert [type_ for type_, _ in events if type_ in TERMINAL] == [f"run.{status}"]
     assert sum(type_ in TERMINAL for _, type_ in logged(stack, viewer.run_id)) <= 1
-    query = "select outcome from attempts where run_id = $1 order by attempt"
-    assert [row["outcome"] for row in await rows(stack, query, viewer.run_id)] == list(outcomes)
+    assert await outcomes(stack, viewer.run_id) == list(ends)
     await assert_told_the_same_after_the_end(stack, caller, viewer)
 
 

@@ -14,7 +14,17 @@ import redis
 
 from caller import Caller, own_model, words
 from proxy import Proxy
-from reliability import assert_told_the_same_after_the_end, flush, logged, reading, rows, stopped, unicode_text, user
+from reliability import (
+    assert_told_the_same_after_the_end,
+    flush,
+    logged,
+    outcomes,
+    reading,
+    rows,
+    stopped,
+    unicode_text,
+    user,
+)
 from runstream.crash_points import Point
 from runstream.embedded.port import free_port
 from stack import Process, Stack
@@ -80,11 +90,6 @@ async def published(stack: Stack, run_id: str) -> AsyncIterator[list[str]]:
         yield ids
         while message := channel.get_message(timeout=0.1):
             ids.append(message["data"].split(b" ")[0].decode())
-
-
-async def outcomes(stack: Stack, run_id: str) -> list[str]:
-    query = "select outcome from attempts where run_id = $1 order by attempt"
-    return [row["outcome"] for row in await rows(stack, query, run_id)]
 
 
 async def test_a_worker_that_stood_still_with_a_result_in_its_hands_does_not_write_it(stack: Stack) -> None:

@@ -14,7 +14,16 @@ import pytest
 
 from caller import words
 from proxy import Proxy
-from reliability import MakeStack, assert_told_the_same_after_the_end, reading, rows, unicode_text, until_status, user
+from reliability import (
+    MakeStack,
+    assert_told_the_same_after_the_end,
+    reading,
+    rows,
+    unicode_text,
+    until_status,
+    user,
+    worker_of,
+)
 from runstream.embedded import Postgres
 from runstream.storage.migrate import upgrade
 from stack import outside_the_loop
@@ -224,8 +233,7 @@ async def test_a_worker_that_postgres_lost_sight_of_adds_nothing_to_the_run_that
             run_id = await caller.create("unicode:300:60")
             async with reading(stack, caller, run_id) as viewer:
                 await viewer.until(lambda viewer: viewer.position > 100)
-                held_by = (await rows(stack, "select worker from runs"))[0][0]
-                (lost,) = (worker for worker in ways if held_by in worker.output())
+                lost = await worker_of(stack, run_id)
                 ways[lost].cut()
                 await viewer.until(lambda viewer: viewer.attempt == 2 and len(viewer.text) > 100)
                 ways[lost].mend()

@@ -150,8 +150,7 @@ async def test_each_fault_of_a_provider_has_its_outcome(stack: Stack, asking: Ca
 
 def still_open(stack: Stack, model: str) -> int:
     """The calls for this model that the simulated provider still answers."""
-    calls = stack.provider_calls()
-    return sum(call["model"] == model and call["ending"] == "open" for call in calls)
+    return sum(call["ending"] == "open" for call in stack.provider_calls(model))
 
 
 # Waiting for the next attempt

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from caller import Caller, own_model, words
-from reliability import flush, reading, rows, stopped
+from reliability import SHORT_LEASES, flush, reading, rows, stopped
 from stack import PROVIDER, Process, Stack
 from viewer import Viewer
 from waiting import until
@@ -30,10 +30,7 @@ SEEN = 10
 def standing(make_shared_stack: Callable[..., Stack]) -> Stack:
     return make_shared_stack(
         workers=0,
-        lease="1.5",
-        lease_interval="0.3",
-        sweep_interval="0.3",
-        heartbeat="0.5",
+        **SHORT_LEASES,
         worker_slots=str(SLOTS),
         worker_grace="0",
         prices=json.dumps({f"{PROVIDER}/*": {"input": 1, "output": 1}}),
@@ -115,11 +112,6 @@ async def taking_part(stack: Stack, caller: Caller) -> int:
     return (await rows(stack, query, caller.tenant))[0][0]
 
 
-def asked(stack: Stack, model: str) -> list[dict[str, Any]]:
-    """What the provider noted of each call for this model."""
-    return [call for call in stack.provider_calls() if call["model"] == model]
-
-
 async def lines_of(stack: Stack, caller: Caller) -> Sequence[Any]:
     return await rows(stack, "select * from ledger where tenant = $1 order by made_at", caller.tenant)
 
@@ -142,7 +134,7 @@ async def test_a_hundred_identical_requests_at_once_make_one_call(stack, caller)
         ids = await asyncio.gather(*(caller.create(model, cache="read") for _ in range(ALL)))
         await until(all_under_way, "all are under way")
     runs = await asyncio.gather(*(caller.ended(run_id) for run_id in ids))
-    assert len(asked(stack, model)) == 1
+    assert len(stack.provider_calls(model)) == 1
     assert await taking_part(stack, caller) == 2
     for run in runs:
         assert (run["status"], run["attempt"], run["output"]) == ("completed", 1, {"text": words(LONG)})
@@ -167,7 +159,7 @@ async def test_one_of_those_who_share_a_call_is_cancelled_and_the_others_go_on(s
         assert cancelled["output"]["text"]
         stack.provider.resume()
     assert_whole([sharing.leader, *sharing.others[:-1]])
-    assert len(asked(stack, sharing.model)) == 1
+    assert len(stack.provider_calls(sharing.model)) == 1
     assert await sharing.ledger() == [(sharing.leader.run_id, 1, LONG, False)]
 
 
@@ -179,7 +171,7 @@ async def test_the_run_that_began_a_call_is_cancelled_and_pays_for_what_the_othe
         assert sharing.leader.text != words(LONG)
         stack.provider.resume()
     assert_whole(sharing.others)
-    assert [call["ending"] for call in asked(stack, sharing.model)] == ["finish"]
+    assert [call["ending"] for call in stack.provider_calls(sharing.model)] == ["finish"]
 
     async def paid() -> bool:
         return await sharing.ledger() == [(sharing.leader.run_id, 1, LONG, False)]
@@ -196,7 +188,7 @@ async def test_a_call_that_nobody_wants_any_more_is_stopped_and_paid_for_once(st
         for viewer in sharing.viewers:
             await caller.cancel(viewer.run_id)
         stack.provider.resume()
-        await until(lambda: asked(stack, sharing.model)[0]["ending"] == "closed", "the call is closed")
+        await until(lambda: stack.provider_calls(sharing.model)[0]["ending"] == "closed", "the call is closed")
     ((run_id, attempt, tokens, estimated),) = await sharing.ledger()
     assert (run_id, attempt, estimated) == (sharing.leader.run_id, 1, True)
     assert 0 < tokens < LONG
@@ -218,7 +210,7 @@ async def test_the_worker_that_makes_a_call_is_killed_and_all_who_shared_it_have
     assert_whole(readers)
     assert all(viewer.restarts for viewer in readers)
     assert "shared_call_lost" in {restart["reason"] for viewer in readers for restart in viewer.restarts}
-    calls = asked(stack, sharing.model)
+    calls = stack.provider_calls(sharing.model)
     assert [call["ending"] for call in calls] == ["closed", *["finish"] * (len(calls) - 1)]
     lost, *finished = await sharing.ledger()
     assert (lost[0], lost[1], lost[3]) == (sharing.leader.run_id, 1, True)
@@ -233,7 +225,7 @@ async def test_the_worker_that_makes_a_call_is_told_to_stop_and_all_who_shared_i
         stack.stop(await sharing.maker())
         stack.provider.resume()
     assert_whole(sharing.viewers)
-    calls = asked(stack, sharing.model)
+    calls = stack.provider_calls(sharing.model)
     assert [call["ending"] for call in calls] == ["closed", *["finish"] * (len(calls) - 1)]
     handed_back, *finished = await sharing.ledger()
     assert (handed_back[0], handed_back[3]) == (sharing.leader.run_id, True)
@@ -247,7 +239,7 @@ async def test_redis_is_emptied_under_those_who_share_a_call_and_they_go_on_with
         stack.provider.resume()
     assert_whole(sharing.viewers)
     assert [viewer.restarts for viewer in sharing.viewers] == [[]] * len(sharing.viewers)
-    assert len(asked(stack, sharing.model)) == 1
+    assert len(stack.provider_calls(sharing.model)) == 1
     assert await sharing.ledger() == [(sharing.leader.run_id, 1, LONG, False)]
 
 

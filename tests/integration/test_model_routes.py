@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from caller import Caller, body, words
-from reliability import reading, rows, stopped
+from reliability import reading, rows, stopped, worker_of
 from runstream.embedded.port import free_port
 from stack import MODELS, Stack, outside_the_loop
 from waiting import until
@@ -276,8 +276,7 @@ async def test_a_costly_call_whose_worker_was_lost_is_warned_of_once_though_that
     run_id = await caller.create("dear-hang")
     async with reading(routed, caller, run_id) as viewer:
         await viewer.until(lambda viewer: viewer.text == words(40))
-        ((holder,),) = await rows(routed, "select worker from runs where id = $1", run_id)
-        with stopped(next(worker.pid for worker in routed.workers if holder in worker.output())):
+        with stopped((await worker_of(routed, run_id)).pid):
             await viewer.until(lambda viewer: viewer.attempt == 2 and viewer.text == words(40))
         await until(lambda: [each for each in warnings(routed, "attempt_fenced") if each["run_id"] == run_id], "fenced")
         await caller.cancel(run_id)
