@@ -113,9 +113,14 @@ def _redis(stage: Stage, ask: Callable[[redis.Redis], Any]) -> Any:
         return ask(client)
 
 
+GONE = -2
+"""Redis's answer for a key that has gone since it was listed."""
+
+
 def _keys(stage: Stage) -> list[Key]:
     def read(client: redis.Redis) -> list[Key]:
-        return [Key(name, client.pttl(name)) for name in client.scan_iter(count=1000)]
+        found = [Key(name, client.pttl(name)) for name in client.scan_iter(count=1000)]
+        return [key for key in found if key.ttl != GONE]
 
     return _redis(stage, read)
 
