@@ -226,7 +226,7 @@ def _orphan(key: Key, ended: set[str]) -> str | None:
         run_id = key.name.rpartition(":")[2]
         if run_id not in ended:
             return "the log of no run that ended"
-        return None if 0 < key.ttl <= DAY else f"a log that stays for {key.ttl} ms"
+        return None if 0 <= key.ttl <= DAY else f"a log that stays for {key.ttl} ms"
     if key.of_processes and key.ttl > 0:
         return None
     return f"stays for {key.ttl} ms"
@@ -235,15 +235,21 @@ def _orphan(key: Key, ended: set[str]) -> str | None:
 # What the processes said.
 
 
+TRACEBACK = 40
+"""Lines that are told of one."""
+
+
 def _logged(evidence: Evidence) -> Iterator[Wrong]:
     for name, output in evidence.outputs.items():
         for told in evidence.told[:1]:
             secret = told.ask.prompt.rpartition(" ")[0]
             if secret in output and not name.startswith("provider"):
                 yield Wrong("logged", f"{name} has said a prompt")
-        for line in output.splitlines():
+        lines = output.splitlines()
+        for number, line in enumerate(lines):
             if _is_broken(line):
-                yield Wrong("logged", f"{name}: {line[:600]}")
+                said = "\n".join(lines[number : number + TRACEBACK]) if line.startswith("Traceback") else line[:600]
+                yield Wrong("logged", f"{name}: {said}")
 
 
 def _is_broken(line: str) -> bool:
