@@ -51,18 +51,18 @@ class EventStream(Response):
             self._reader.stop()
 
     async def _pump(self, send: Send) -> None:
-        ended = False
         async with aclosing(self._reader.frames()) as batches:
             async for frames in batches:
+                ended, body = False, _HEARTBEAT
                 if frames:
                     body = b"".join([frame.encoded for frame in frames])
                     ended = frames[-1].entry.terminal
                     RELAYED_EVENTS.count += len(frames)
-                else:
-                    body = _HEARTBEAT
-                await send({"type": "http.response.body", "body": body, "more_body": True})
-        rest = b"" if ended else b"retry: %d\n\n" % random.randint(100, 1500)  # noqa: S311
-        await send({"type": "http.response.body", "body": rest, "more_body": False})
+                await send({"type": "http.response.body", "body": body, "more_body": not ended})
+                if ended:
+                    return
+        body = b"retry: %d\n\n" % random.randint(100, 1500)  # noqa: S311
+        await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 async def _over(receive: Receive) -> None:
