@@ -33,6 +33,7 @@ from runstream.providers.base import Provider, ProviderConfig, Timeouts
 from runstream.providers.openai_chat import OpenAIChat
 from runstream.providers.simulated import Simulator
 from runstream.queue.enqueue import JobQueue
+from runstream.redis_script import Scripts
 from runstream.runs.execute import Execute
 from runstream.runs.sharing.answers import Answers
 from runstream.runs.sharing.calls import SharedCalls
@@ -147,12 +148,16 @@ async def working(
     await connection.close()
     engine = connect(database_url, pool_size=2, timeout=DEADLINE)
     store = RunStore(engine)
-    async with Redis.from_url(redis_url) as redis, Simulator() as simulator:
+    async with (
+        Redis.from_url(redis_url) as redis,
+        aclosing(Scripts(redis, timeout=DEADLINE)) as scripts,
+        Simulator() as simulator,
+    ):
         judge = None
         if moderation is not None:
             judge = ModerationSettings(base_url=simulator.url, api_keys=["k"], model=moderation, **moderated)
         settings = Settings(_env_file=None, guards=GuardSettings(**(rules or {})), moderation=judge)
-        log = TokenLog(redis, timeout=DEADLINE, ttl=60, ended_ttl=60)
+        log = TokenLog(redis, scripts, ttl=60, ended_ttl=60)
         loop = WriteLoop(log)
         sending = asyncio.create_task(loop.run())
         async with (
@@ -171,12 +176,12 @@ async def working(
             execute = Execute(
                 worker=WORKER,
                 store=store,
-                jobs=JobQueue(redis, timeout=DEADLINE),
-                book=Book(redis, timeout=DEADLINE),
+                jobs=JobQueue(scripts),
+                book=Book(redis, scripts),
                 write_loop=loop,
                 gateway=gateway,
                 guards=guard,
-                answers=answers_of(redis, engine, gateway, log, loop),
+                answers=answers_of(scripts, engine, gateway, log, loop),
                 features=FEATURES,
                 retry_delays=[0],
                 max_output_chars=max_output_chars,
@@ -188,14 +193,13 @@ async def working(
                 sending.cancel()
                 with suppress(asyncio.CancelledError):
                     await sending
-                await log.aclose()
                 await engine.dispose()
 
 
 def answers_of(
-    redis: Redis, engine: AsyncEngine, gateway: Gateway, token_log: TokenLog, write_loop: WriteLoop
+    scripts: Scripts, engine: AsyncEngine, gateway: Gateway, token_log: TokenLog, write_loop: WriteLoop
 ) -> Answers:
     """What gives runs the answers of others."""
-    board, store = Board(redis, "worker", lease=3, timeout=1), AnswerStore(engine)
+    board, store = Board(scripts, "worker", lease=3), AnswerStore(engine)
     calls = SharedCalls(board=board, store=store, token_log=token_log, write_loop=write_loop, gateway=gateway)
     return Answers(board, store, calls, gateway, Keeping(60, 50))

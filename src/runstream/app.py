@@ -30,6 +30,7 @@ from runstream.gateway.limits import Limits
 from runstream.gateway.routes import RouteQuery, Routes
 from runstream.logs import configure
 from runstream.queue.enqueue import JobQueue
+from runstream.redis_script import Scripts
 from runstream.runs.backlog import Backlog
 from runstream.runs.cancel import Cancel
 from runstream.runs.retry import Retry
@@ -107,10 +108,11 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
     await open_pool(engine, settings.database_pool)
     redis = redis_client(settings)
     store, lists = RunStore(engine, warn_call_cost=settings.warn_call_cost), RunLists(engine)
-    jobs = JobQueue(redis, timeout=settings.redis_timeout)
     waiting = redis_client(settings, waiting=True)
-    token_log = open_log(settings, waiting)
-    book = Book(redis, timeout=settings.redis_timeout)
+    scripts = Scripts(waiting, timeout=settings.redis_timeout)
+    jobs = JobQueue(scripts)
+    token_log = open_log(settings, waiting, scripts)
+    book = Book(redis, scripts)
     admission = _admission(settings, routes, book, BudgetStore(engine))
     hub = Hub(
         waiting,
@@ -149,9 +151,7 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
         cancel=Cancel(store=store, token_log=token_log, book=book, redis=redis, watch=watch),
         watch=watch,
     )
-    await token_log.aclose()
-    await jobs.aclose()
-    await book.aclose()
+    await scripts.aclose()
     await redis.aclose()
     await waiting.aclose()
     await engine.dispose()

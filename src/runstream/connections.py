@@ -16,6 +16,7 @@ from runstream.gateway.guards.limits import InputLimits
 from runstream.gateway.pricing import Prices
 from runstream.gateway.routes import Routes, TargetConfig
 from runstream.providers.base import ProviderConfig, Timeouts
+from runstream.redis_script import Scripts
 from runstream.settings import ModelSettings, ModerationSettings, Settings, TargetSettings
 from runstream.stream.log import TokenLog
 
@@ -52,11 +53,9 @@ def redis_client(settings: Settings, *, waiting: bool = False) -> Redis:
     return Redis(connection_pool=pool)
 
 
-def open_log(settings: Settings, waiting: Redis) -> TokenLog:
+def open_log(settings: Settings, waiting: Redis, scripts: Scripts) -> TokenLog:
     """The token log, over a client made with `waiting`."""
-    return TokenLog(
-        waiting, timeout=settings.redis_timeout, ttl=settings.stream_ttl, ended_ttl=settings.stream_ended_ttl
-    )
+    return TokenLog(waiting, scripts, ttl=settings.stream_ttl, ended_ttl=settings.stream_ended_ttl)
 
 
 def provider_configs(settings: Settings) -> Mapping[str, ProviderConfig]:

@@ -22,6 +22,7 @@ from runstream.domain.run import AttemptRecord, Run, Status
 from runstream.domain.usage import Usage
 from runstream.logs import configure
 from runstream.queue.enqueue import JobQueue
+from runstream.redis_script import Scripts
 from runstream.runs.cancel import stop
 from runstream.runs.retry import RETRYABLE, refusal, try_again
 from runstream.settings import load
@@ -126,16 +127,14 @@ async def _desk() -> AsyncIterator[_Desk]:
     settings = load()
     configure(level="error", form="text")
     redis, waiting = redis_client(settings), redis_client(settings, waiting=True)
-    token_log = open_log(settings, waiting)
-    jobs = JobQueue(redis, timeout=settings.redis_timeout)
-    book = Book(redis, timeout=settings.redis_timeout)
+    scripts = Scripts(waiting, timeout=settings.redis_timeout)
+    jobs, book = JobQueue(scripts), Book(redis, scripts)
+    token_log = open_log(settings, waiting, scripts)
     try:
         async with opened(settings.database_url.get_secret_value(), settings.database_timeout) as engine:
             yield _Desk(RunStore(engine), RunLists(engine), jobs, redis, token_log, book)
     finally:
-        await book.aclose()
-        await jobs.aclose()
-        await token_log.aclose()
+        await scripts.aclose()
         await waiting.aclose()
         await redis.aclose()
 

@@ -40,6 +40,7 @@ from runstream.queue.control import listen_for_cancels
 from runstream.queue.doorbell import WokenWorker
 from runstream.queue.enqueue import JobQueue
 from runstream.queue.lease import Lease
+from runstream.redis_script import Scripts
 from runstream.runs.execute import Execute
 from runstream.runs.reconcile import Reconcile
 from runstream.runs.recover import Sweep
@@ -81,23 +82,24 @@ class _Process:
         self._lease_engine = connect(url, pool_size=1, timeout=min(timeout, settings.lease))
         self._redis = redis_client(settings)
         self._waiting = redis_client(settings, waiting=True)
+        self._scripts = Scripts(self._waiting, timeout=settings.redis_timeout)
         self._providers = {name: build(config) for name, config in provider_configs(settings).items()}
         self._guards = guards(settings)
         self._store = RunStore(self._engine, warn_call_cost=settings.warn_call_cost)
         self._leases = LeaseStore(self._lease_engine)
-        self._jobs = JobQueue(self._redis, timeout=settings.redis_timeout)
-        self._token_log = open_log(settings, self._waiting)
-        self._book = Book(self._redis, timeout=settings.redis_timeout)
+        self._jobs = JobQueue(self._scripts)
+        self._token_log = open_log(settings, self._waiting, self._scripts)
+        self._book = Book(self._redis, self._scripts)
         self._lease = Lease(
             self._leases, self._id, socket.gethostname(), duration=settings.lease, interval=settings.lease_interval
         )
         self._write_loop = WriteLoop(self._token_log, self._lease.holds)
-        self._turns = KeyTurns(self._redis, longest=settings.provider_wait, timeout=settings.redis_timeout)
+        self._turns = KeyTurns(self._scripts, longest=settings.provider_wait)
         self._lines = self._lines_at_keys()
         self._gateway = Gateway(
             model_routes(settings), self._providers, timeouts(settings), prices(settings), Circuits(), self._lines
         )
-        self._board = Board(self._waiting, self._id, lease=settings.lease, timeout=settings.redis_timeout)
+        self._board = Board(self._scripts, self._id, lease=settings.lease)
         self._answer_store = AnswerStore(self._engine)
         self._shared_calls = SharedCalls(
             board=self._board,
@@ -168,11 +170,11 @@ class _Process:
             self._execute,
             ArqRedis(self._redis.connection_pool),
             self._waiting,
+            self._scripts,
             worker=self._id,
             queue=self._settings.queue,
             max_jobs=self._settings.worker_slots,
             job_timeout=self._settings.run_timeout + 60,
-            timeout=self._settings.redis_timeout,
         )
         background: list[asyncio.Task[None]] = [
             asyncio.create_task(loop)
@@ -197,7 +199,6 @@ class _Process:
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
-        await worker.aclose()
         await self._close()
         for task in broken:
             await task
@@ -238,14 +239,10 @@ class _Process:
         except Unavailable as error:
             log.warning("lease_not_released", error=error.message)
         await self._lines.aclose()
-        await self._turns.aclose()
         for provider in self._providers.values():
             await provider.aclose()
         await self._guards.aclose()
-        await self._token_log.aclose()
-        await self._board.aclose()
-        await self._jobs.aclose()
-        await self._book.aclose()
+        await self._scripts.aclose()
         await self._redis.aclose()
         await self._waiting.aclose()
         await self._lease_engine.dispose()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import aclosing
 
 import pytest
 from redis.asyncio import Redis
@@ -12,6 +13,7 @@ from caller import Caller
 from reliability import flush, rows, user
 from runstream.domain.run import Priority
 from runstream.queue.enqueue import JobQueue
+from runstream.redis_script import Scripts
 from stack import Stack
 from viewer import DEADLINE
 from waiting import until
@@ -39,13 +41,16 @@ select count(*)
 async def crowd(make_shared_stack: Callable[..., Stack]) -> Stack:
     """No worker, and thousands of runs of `acme` that wait for one."""
     stack = make_shared_stack(workers=0, worker_slots=SLOTS, max_queued=2 * MANY, max_queued_per_tenant=MANY)
-    async with user(stack) as many, Redis.from_url(stack.redis_url) as redis:
+    async with (
+        user(stack) as many,
+        Redis.from_url(stack.redis_url) as redis,
+        aclosing(Scripts(redis, timeout=DEADLINE)) as scripts,
+    ):
         first = await many.create(MODEL)
-        jobs = JobQueue(redis, timeout=DEADLINE)
+        jobs = JobQueue(scripts)
         for row in await rows(stack, COPIES, first, MANY):
             await jobs.enqueue(row["id"], 0, "default", tenant="acme", priority=Priority.DEFAULT)
         assert await jobs.depth("default") == MANY
-        await jobs.aclose()
     return stack
 
 

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, aclosing
 from redis.asyncio import Redis
 
 from runstream.answers.board import Board, Found, Kept, Step
+from runstream.redis_script import Scripts
 
 KEY = "key"
 
@@ -17,7 +18,7 @@ async def test_a_call_is_still_made_though_redis_was_emptied_and_another_process
     async with AsyncExitStack() as open_:
         redis = await open_.enter_async_context(Redis.from_url(redis_url))
         maker, reader, another = [
-            await open_.enter_async_context(aclosing(Board(redis, worker, lease=60, timeout=10)))
+            Board(await open_.enter_async_context(aclosing(Scripts(redis, timeout=10))), worker, lease=60)
             for worker in ("maker", "reader", "another")
         ]
         assert await maker.open(KEY, "call_1", disregard=None) == (Found.OWN, "call_1")

@@ -23,6 +23,7 @@ from runstream.gateway.pricing import Prices
 from runstream.gateway.routes import Routes, TargetConfig
 from runstream.gateway.turn import Lines
 from runstream.providers.base import Timeouts
+from runstream.redis_script import Scripts
 from runstream.runs.attempt import Attempt
 from runstream.runs.intake import Intake
 from runstream.runs.note import Note
@@ -178,9 +179,10 @@ async def test_a_redis_or_a_postgres_that_is_away_keeps_no_answer_and_fails_no_r
     engine = connect(f"postgresql://127.0.0.1:{nowhere}/no", pool_size=1, timeout=1)
     async with AsyncRedis.from_url(f"redis://127.0.0.1:{nowhere}") as away, AsyncRedis.from_url(redis_url) as here:
         for client in (away, here):
-            token_log = TokenLog(client, timeout=1, ttl=60, ended_ttl=60)
+            scripts = Scripts(client, timeout=1)
+            token_log = TokenLog(client, scripts, ttl=60, ended_ttl=60)
             loop = WriteLoop(token_log)
-            answers = answers_of(client, engine, gateway, token_log, loop)
+            answers = answers_of(scripts, engine, gateway, token_log, loop)
             attempt = Attempt(
                 claim, lambda fenced, loop=loop: loop.open("run_1", 1, fenced), Note(None, "", claim), lambda: True
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from itertools import count
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from runstream.counters.key_turns import ALIVE, Coming, Grant, KeyTurns, Rate, Told
+from runstream.redis_script import Scripts
 
 DEADLINE = 20
 LONGEST = 30.0
@@ -23,10 +25,10 @@ SLOW = Rate(60, None)
 class Desk:
     """The turns at a provider's keys, at a time that the test sets, in ms."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, scripts: Scripts) -> None:
         self.redis = redis
         self.now = 1_700_000_000_000
-        self.turns = KeyTurns(redis, longest=LONGEST, timeout=DEADLINE, now=lambda: self.now)
+        self.turns = KeyTurns(scripts, longest=LONGEST, now=lambda: self.now)
         self._ids = count()
 
     async def ask(
@@ -52,10 +54,8 @@ class Desk:
 
 @pytest.fixture
 async def desk(redis_url: str) -> AsyncIterator[Desk]:
-    async with Redis.from_url(redis_url) as redis:
-        desk = Desk(redis)
-        yield desk
-        await desk.turns.aclose()
+    async with Redis.from_url(redis_url) as redis, aclosing(Scripts(redis, timeout=DEADLINE)) as scripts:
+        yield Desk(redis, scripts)
 
 
 def ids(calls: list[Coming] | list[Grant]) -> list[str]:

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from runstream.counters import book
 from runstream.counters.book import Book, Outcome
 from runstream.domain.limits import Account, Limit, Measure, Party, Scope, Settlement, Take, Window
+from runstream.redis_script import Scripts
 
 DEADLINE = 20
 
@@ -19,7 +20,7 @@ DEADLINE = 20
 def test_redis_and_python_agree_on_each_window(kind: Window, redis_url: str) -> None:
     at = datetime(2023, 12, 30, 23, 58, 30, tzinfo=UTC)
     moments = [at + n * timedelta(hours=7, minutes=13) for n in range(2000)]
-    source = f"""{book._script("begin").partition("-- Let one process")[0]}
+    source = f"""{book._source("begin").partition("-- Let one process")[0]}
         local answer = {{}}
         for i = 2, #ARGV do
             local key, after = window(ARGV[1], tonumber(ARGV[i]))
@@ -38,7 +39,8 @@ def test_redis_and_python_agree_on_each_window(kind: Window, redis_url: str) -> 
 async def test_each_window_expires_after_it_has_turned(redis_url: str) -> None:
     party, limits = Party("acme", "ada", "chat"), (Limit(Scope.TENANT, Measure.TOKENS, Window.DAY, 200),)
     client = Redis.from_url(redis_url)
-    counters = Book(client, timeout=DEADLINE)
+    scripts = Scripts(client, timeout=DEADLINE)
+    counters = Book(client, scripts)
     try:
         at = await counters.begin("acme", "read")
         assert at
@@ -51,5 +53,5 @@ async def test_each_window_expires_after_it_has_turned(redis_url: str) -> None:
             assert await client.hget(key, "tenant:tokens:") == b"14"
             assert await client.expiretime(key) == int(kind.end(at).timestamp()) + 3600
     finally:
-        await counters.aclose()
+        await scripts.aclose()
         await client.aclose()

@@ -37,6 +37,7 @@ from runstream.domain.limits import (
 from runstream.domain.run import Ending, Generation, Request, Status
 from runstream.domain.usage import ProviderCall, Usage
 from runstream.gateway.admission import _check
+from runstream.redis_script import Scripts
 from runstream.runs.reconcile import Reconcile
 from runstream.storage.budgets import BudgetStore
 from runstream.storage.database import connect
@@ -71,10 +72,11 @@ class Services:
         self.engine = connect(database_url, pool_size=3, timeout=DEADLINE)
         self.redis = Redis.from_url(redis_url)
         self.plain: asyncpg.Connection = runner.run(asyncpg.connect(database_url))
-        self.book = Book(self.redis, timeout=DEADLINE)
+        self.scripts = Scripts(self.redis, timeout=DEADLINE)
+        self.book = Book(self.redis, self.scripts)
 
     async def aclose(self) -> None:
-        await self.book.aclose()
+        await self.scripts.aclose()
         await self.plain.close()
         await self.redis.aclose()
         await self.engine.dispose()

@@ -31,6 +31,7 @@ from runstream.providers.keys import KeyRing
 from runstream.providers.registry import build
 from runstream.providers.simulated import Simulator
 from runstream.providers.simulated.calls import named
+from runstream.redis_script import Scripts
 from waiting import until
 
 DEADLINE = 20
@@ -68,6 +69,11 @@ class Site:
         self.simulators = simulators
         self.redis = redis
 
+    def turns(self, redis: Redis | None = None, *, longest: float = WAIT, timeout: float = DEADLINE) -> KeyTurns:
+        scripts = Scripts(redis or self.redis, timeout=timeout)
+        self._stack.push_async_callback(scripts.aclose)
+        return KeyTurns(scripts, longest=longest)
+
     async def worker(
         self,
         rates: Mapping[str, Rate],
@@ -83,7 +89,7 @@ class Site:
             provider: build(ProviderConfig(provider, kind, simulator.url, keys, background=kind == "openai-responses"))
             for provider, simulator in self.simulators.items()
         }
-        turns = KeyTurns(redis or self.redis, longest=wait, timeout=2)
+        turns = self.turns(redis, longest=wait, timeout=2)
         lines = Lines(
             {each: Line(each, rate, providers[each].keys, turns, worker=name) for each, rate in rates.items()},
             wait=wait,
@@ -91,7 +97,6 @@ class Site:
         )
         for provider in providers.values():
             self._stack.push_async_callback(provider.aclose)
-        self._stack.push_async_callback(turns.aclose)
         self._stack.push_async_callback(lines.aclose)
         routes = Routes({"*": [TargetConfig(f"{provider}/*") for provider in self.simulators]}, providers)
         return Worker(Gateway(routes, providers, timeouts, Prices({}, {}), Circuits(), lines))
@@ -178,7 +183,7 @@ async def test_a_call_that_no_target_has_room_for_fails_so_that_it_is_tried_agai
 async def test_a_call_whose_time_runs_out_in_line_goes_to_the_next_target(two_targets: Site) -> None:
     """Five calls of somebody who does not take their turns are before it."""
     rate = Rate(None, 60_000)
-    ahead = KeyTurns(two_targets.redis, longest=WAIT, timeout=DEADLINE)
+    ahead = two_targets.turns()
     await ahead.take("a", rate, ["k"], "ahead", [Coming(f"c{n}", "x", 6000, 100) for n in range(6)], [])
     worker = await two_targets.worker({"a": rate}, wait=1.5)
     asked = asyncio.create_task(worker.ask())
@@ -187,7 +192,6 @@ async def test_a_call_whose_time_runs_out_in_line_goes_to_the_next_target(two_ta
         await asyncio.sleep(0.2)
     assert asked.result() == ["b"]
     assert await two_targets.waiting() == 5
-    await ahead.aclose()
 
 
 async def test_a_call_that_is_given_up_in_line_leaves_it_at_once(site: Site) -> None:
@@ -205,7 +209,7 @@ async def test_a_call_that_is_given_up_in_line_leaves_it_at_once(site: Site) -> 
 
 
 async def test_a_turn_that_came_as_its_call_was_given_up_is_given_back(site: Site) -> None:
-    turns = KeyTurns(site.redis, longest=WAIT, timeout=DEADLINE)
+    turns = site.turns()
     line = Line("a", ONE, KeyRing("a", ("k",)), turns, worker="w")
     for steps in range(30):
         asked = asyncio.create_task(line.turn("acme", 0, 1000))
@@ -217,7 +221,6 @@ async def test_a_turn_that_came_as_its_call_was_given_up_is_given_back(site: Sit
             line.settle(cast(Grant, asked.result()), made=False, tokens=0)
     await asyncio.wait_for(line.turn("acme", 0, 1000), DEADLINE)
     await line.aclose()
-    await turns.aclose()
 
 
 async def test_an_emptied_redis_costs_no_call_its_turn(site: Site) -> None:
@@ -276,12 +279,11 @@ async def test_what_was_waited_in_line_counts_to_the_total_time_and_not_to_the_f
 async def test_what_a_call_waits_for_another_key_does_not_count_to_the_first_token(site: Site) -> None:
     rate = Rate(20, None)
     worker = await site.worker({"a": rate}, keys=("bad", "k1"), timeouts=Timeouts(first_token=2.5, idle=20, total=20))
-    ahead = KeyTurns(site.redis, longest=WAIT, timeout=DEADLINE)
+    ahead = site.turns()
     assert (
         len((await ahead.take("a", rate, ["k1"], "w", [Coming(f"c{n}", "x", 0, 0) for n in range(2)], [])).granted) == 2
     )
     assert await worker.ask() == ["a"]
-    await ahead.aclose()
 
 
 async def test_an_answer_in_the_background_waits_for_its_turn_too(site: Site) -> None:

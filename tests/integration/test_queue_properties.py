@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +19,9 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from runstream.domain.run import Priority
-from runstream.queue.enqueue import JobQueue, script
+from runstream.queue.enqueue import JobQueue, source
 from runstream.queue.names import doorbell_key, job_id, queue_key, taken_key
-from runstream.redis_script import ScriptConnection
+from runstream.redis_script import Script, Scripts
 
 DEADLINE = 20
 QUEUE = "default"
@@ -125,10 +126,10 @@ class World:
         """`seen` counts what came to pass."""
         self._redis = redis
         self._seen = seen
-        self._jobs = JobQueue(redis, timeout=DEADLINE)
+        self._connection = Scripts(redis, timeout=DEADLINE)
+        self._jobs = JobQueue(self._connection)
         self._scripts = {
-            name: ScriptConnection(redis, script(f"{name}.lua"), timeout=DEADLINE)
-            for name in ("claim", "finish", "restore")
+            name: Script(self._connection, source(f"{name}.lua")) for name in ("claim", "finish", "restore")
         }
         self._model = Model()
         self._all: list[str] = []
@@ -144,9 +145,7 @@ class World:
             await self._do(name, number)
         await self._drain()
         assert await self._redis.keys() in ([], [doorbell_key(QUEUE).encode()]), "nothing is left"
-        await self._jobs.aclose()
-        for each in self._scripts.values():
-            await each.aclose()
+        await self._connection.aclose()
 
     async def _do(self, name: str, number: int) -> None:
         await self._tick()
@@ -292,11 +291,9 @@ def test_jobs_are_taken_by_turns_of_their_tenants_and_none_is_lost_or_left(redis
 
 
 async def take(redis: Redis, worker: str, most: int) -> list[Any]:
-    claim = ScriptConnection(redis, script("claim.lua"), timeout=DEADLINE)
-    try:
+    async with aclosing(Scripts(redis, timeout=DEADLINE)) as scripts:
+        claim = Script(scripts, source("claim.lua"))
         return await claim([queue_key(QUEUE), taken_key(QUEUE, worker)], [most, LOST, job_key_prefix])
-    finally:
-        await claim.aclose()
 
 
 async def test_jobs_that_an_earlier_version_has_put_in_are_taken_and_forgotten(redis_url: str) -> None:
@@ -309,20 +306,19 @@ async def test_jobs_that_an_earlier_version_has_put_in_are_taken_and_forgotten(r
         taken = await take(redis, "w1", 5)
         assert [job.decode() for job in taken[::2]] == ids
         assert taken[1::2] == [b"job"] * 3
-        finish = ScriptConnection(redis, script("finish.lua"), timeout=DEADLINE)
-        await finish([queue_key(QUEUE), taken_key(QUEUE, "w1")], [job_key_prefix, *ids])
-        await finish.aclose()
+        async with aclosing(Scripts(redis, timeout=DEADLINE)) as scripts:
+            finish = Script(scripts, source("finish.lua"))
+            await finish([queue_key(QUEUE), taken_key(QUEUE, "w1")], [job_key_prefix, *ids])
         assert await redis.keys() == []
 
 
 @pytest.mark.promise("P7")
 async def test_a_tenant_that_comes_gets_the_next_slot_though_another_has_thousands_waiting(redis_url: str) -> None:
-    async with Redis.from_url(redis_url) as redis:
-        jobs = JobQueue(redis, timeout=DEADLINE)
+    async with Redis.from_url(redis_url) as redis, aclosing(Scripts(redis, timeout=DEADLINE)) as scripts:
+        jobs = JobQueue(scripts)
         for number in range(2000):
             await jobs.enqueue(f"run_{number:04}", 0, QUEUE, tenant="many", priority=Priority.HIGH)
         await take(redis, "w1", 3)
         await jobs.enqueue("run_9999", 0, QUEUE, tenant="one", priority=Priority.LOW)
         (job, _) = await take(redis, "w1", 1)
-        await jobs.aclose()
     assert job == b"run_9999:0:1:one"

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from runstream.api.events import frame
 from runstream.domain.cursor import START, Cursor
 from runstream.domain.events import DELTA, STARTED, Event
+from runstream.redis_script import Scripts
 from runstream.stream.hub import Frame, Hub
 from runstream.stream.log import Append, TokenLog, key
 from runstream.stream.reader import Reader
@@ -43,7 +44,7 @@ async def open_hub(redis: Redis, buffer: int) -> AsyncIterator[Hub]:
 
 
 def open_log(redis: Redis) -> TokenLog:
-    return TokenLog(redis, timeout=DEADLINE, ttl=60, ended_ttl=60)
+    return TokenLog(redis, Scripts(redis, timeout=DEADLINE), ttl=60, ended_ttl=60)
 
 
 async def not_ended(_: Cursor) -> None:

@@ -31,6 +31,7 @@ from runstream.domain.run import Claim, Ending, Priority, Request, Status
 from runstream.domain.usage import ProviderCall
 from runstream.queue.enqueue import JobQueue
 from runstream.queue.names import job_id, queue_key
+from runstream.redis_script import Scripts
 from runstream.runs.finish import end_unwritten, settle, terminal_event
 from runstream.runs.reconcile import Reconcile
 from runstream.runs.recover import Sweep
@@ -163,10 +164,11 @@ class Worker:
         self.id = f"wrk_{next(numbers)}"
         self.store = HardOfHearing(engine)
         self.leases = LeaseStore(engine)
-        self.log = TokenLog(services.redis, timeout=DEADLINE, ttl=60, ended_ttl=60)
+        scripts = Scripts(services.redis, timeout=DEADLINE)
+        self.log = TokenLog(services.redis, scripts, ttl=60, ended_ttl=60)
         self.loop = WriteLoop(self.log)
-        self.jobs = JobQueue(services.redis, timeout=DEADLINE)
-        self.book = Book(services.redis, timeout=DEADLINE)
+        self.jobs = JobQueue(scripts)
+        self.book = Book(services.redis, scripts)
         self.attempts: list[Mine] = []
         self.sweep = Sweep(
             store=self.store,
@@ -289,7 +291,7 @@ class World:
         transcript = mine.writer.transcript
         ending = Ending(Status(status), mine.attempt, [*transcript.dump(), [event, data]], output=transcript.text())
         each.store.deaf = deaf
-        written = await settle(each.store, each.book, self._run_id, ending)
+        written = await settle(each.store, self._run_id, ending) is not None
         each.store.deaf = False
         own = (before.status, before.attempt) == ("running", mine.attempt)
         same = (before.status, before.attempt) == (status, mine.attempt)

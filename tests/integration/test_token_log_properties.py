@@ -27,6 +27,7 @@ from runstream.domain.cursor import Cursor
 from runstream.domain.errors import Unavailable
 from runstream.domain.events import COMPLETED, DELTA, REASONING, RESTARTED, STARTED, TERMINAL, TOOL_CALL, Event
 from runstream.domain.transcript import Transcript
+from runstream.redis_script import Scripts
 from runstream.stream.hub import Hub
 from runstream.stream.log import Append, Appended, Entry, Outcome, TokenLog, key
 from runstream.stream.reader import Reader
@@ -125,7 +126,7 @@ def test_a_log_takes_only_what_follows_and_only_from_the_newest_attempt(
 async def _check_calls(redis_url: str, made: list[list[tuple[int, int, list[int]]]], emptied: set[int]) -> None:
     """Several runs' calls go in together, one of each run; the published messages are the appended entries."""
     async with Redis.from_url(redis_url) as redis:
-        token_log = TokenLog(redis, timeout=DEADLINE, ttl=60, ended_ttl=60)
+        token_log = TokenLog(redis, Scripts(redis, timeout=DEADLINE), ttl=60, ended_ttl=60)
         runs = [(next(run_ids), Expected(), run_calls) for run_calls in made]
         for step in range(max(map(len, made))):
             batch = [(run_id, expected, run[step]) for run_id, expected, run in runs if step < len(run)]
@@ -233,7 +234,7 @@ class FaultyLog(TokenLog):
     """A token log on a bad line: calls that do not arrive, arrive late, or whose answer is lost."""
 
     def __init__(self, redis: Redis) -> None:
-        super().__init__(redis, timeout=DEADLINE, ttl=60, ended_ttl=60)
+        super().__init__(redis, Scripts(redis, timeout=DEADLINE), ttl=60, ended_ttl=60)
         self.faults: deque[str] = deque()
         self.late: list[Sequence[Append]] = []
         self.failing_reads = 0

@@ -10,15 +10,20 @@ import pytest
 from redis.asyncio import Redis
 
 from runstream.domain.events import DELTA, STARTED, Event
+from runstream.redis_script import Scripts
 from runstream.stream.log import Append, TokenLog, key
 from runstream.stream.writer import WriteLoop
 
 DEADLINE = 20
 
 
+def token_log(redis: Redis) -> TokenLog:
+    return TokenLog(redis, Scripts(redis, timeout=DEADLINE), ttl=60, ended_ttl=60)
+
+
 @asynccontextmanager
 async def write_loop(redis: Redis, lease_holds: Callable[[], bool] = lambda: True) -> AsyncIterator[WriteLoop]:
-    loop = WriteLoop(TokenLog(redis, timeout=DEADLINE, ttl=60, ended_ttl=60), lease_holds)
+    loop = WriteLoop(token_log(redis), lease_holds)
     running = asyncio.create_task(loop.run())
     try:
         yield loop
@@ -85,7 +90,7 @@ async def test_what_the_log_holds_already_is_not_sent_again_and_the_rest_is(redi
     """The answer to the first call was lost on its way, and more was said meanwhile."""
     async with Redis.from_url(redis_url) as redis, write_loop(redis) as loop:
         first = [Event(1, 0, 1, STARTED, {}), Event(1, 1, 3, DELTA, {"text": "ab"})]
-        await TokenLog(redis, timeout=DEADLINE, ttl=60, ended_ttl=60).append([Append("run_ahead", 1, 0, first)])
+        await token_log(redis).append([Append("run_ahead", 1, 0, first)])
         writer = loop.open("run_ahead", 1, never_fenced)
         writer.append(STARTED, {})
         writer.append(DELTA, {"text": "ab"})

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from runstream.domain.errors import Unavailable
-from runstream.together import Together
+from runstream.storage.together import Together
 
 
 class Calls:
@@ -50,23 +50,20 @@ async def test_one_that_fails_fails_alone() -> None:
     assert calls.made == [[1, 13, 2], [1], [13], [2]]
 
 
-@pytest.mark.parametrize(("missed", "away"), [(503, Unavailable), (13, ValueError)])
-async def test_where_nobody_answers_those_who_have_waited_are_not_kept_waiting(
-    missed: int, away: type[Exception]
-) -> None:
+async def test_where_nobody_answers_those_who_have_waited_are_not_kept_waiting() -> None:
     calls = Calls()
-    together = Together(calls, away=away)
+    together = Together(calls)
     calls.go_on.clear()
-    first = asyncio.create_task(together(missed))
+    first = asyncio.create_task(together(503))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     second = asyncio.create_task(together(1))
     await asyncio.sleep(0)
     calls.go_on.set()
     for waiting in (first, second):
-        with pytest.raises(away):
+        with pytest.raises(Unavailable):
             await waiting
-    assert calls.made == [[missed]]
+    assert calls.made == [[503]]
     assert await together(2) == 4
 
 

@@ -5,9 +5,7 @@ from enum import StrEnum
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from redis.asyncio import Redis
-
-from runstream.redis_script import ScriptConnection
+from runstream.redis_script import Script, Scripts
 
 
 class Step(StrEnum):
@@ -54,12 +52,10 @@ class Board:
     errors, OSError, TimeoutError.
     """
 
-    def __init__(self, redis: Redis, worker: str, *, lease: float, timeout: float) -> None:
-        """`redis` is without a read timeout: `timeout`, in seconds, bounds a step."""
+    def __init__(self, scripts: Scripts, worker: str, *, lease: float) -> None:
         self._worker = worker
         self._lease = int(lease * 1000)
-        source = files(__package__).joinpath("board.lua").read_text()
-        self._steps = ScriptConnection(redis, source, timeout=timeout)
+        self._steps = Script(scripts, files(__package__).joinpath("board.lua").read_text())
 
     async def open(self, key: str, call: str, *, disregard: str | None) -> tuple[Found, str]:
         """What there is, and its name; where there is nothing, `call` is noted as this process's, else it reads on.
@@ -89,9 +85,6 @@ class Board:
     async def keep(self, key: str, answered: Answered) -> None:
         """Keep who has the answer to a request, in the place of any other."""
         await self._step(Step.KEEP, key, "", *answered)
-
-    async def aclose(self) -> None:
-        await self._steps.aclose()
 
     async def _step(self, step: Step, key: str, call: str, *more: str | int) -> Any:
         return await self._steps(*self._asked(step, key, call, *more))

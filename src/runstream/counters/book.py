@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 import orjson
 from redis.asyncio import Redis
 
-from runstream.counters.away import Away, answering
+from runstream.counters.away import answering
 from runstream.domain.limits import Account, Left, Limit, Measure, OpenRun, Party, Scope, Settlement, Take, Use
-from runstream.redis_script import ScriptConnection
-from runstream.together import Together
+from runstream.redis_script import Script, Scripts
 
 _REBUILD = 15.0
 """Seconds in which one process reads a tenant's counters from Postgres before another may."""
@@ -23,7 +22,6 @@ _FRESH = 24 * 3600
 _TENANTS = "runstream:tenants-with-limits"
 
 
-_Call = tuple[Sequence[str], Sequence[str | int]]
 _MEASURES = tuple(Measure)
 
 
@@ -71,11 +69,10 @@ class Book:
     reservation of before can pass for one of afterwards.
     """
 
-    def __init__(self, redis: Redis, *, timeout: float) -> None:
-        """`timeout`, in seconds, bounds a call."""
+    def __init__(self, redis: Redis, scripts: Scripts) -> None:
         self._redis = redis
-        self._reserve, self._settle = (_Script(redis, name, timeout) for name in ("reserve", "settle"))
-        self._timeout = timeout
+        self._reserve, self._settle = (Script(scripts, _source(name)) for name in ("reserve", "settle"))
+        self._timeout = scripts.timeout
 
     async def reserve(self, take: Take, limits: Sequence[Limit]) -> Answer:
         """Reserve what the run takes of all of its limits, or of none. Doing so again changes nothing."""
@@ -90,7 +87,8 @@ class Book:
         arguments: list[str | int] = [run_id, party.user, party.feature, take.tokens or 0, take.cost or 0]
         limits = tuple(limits)
         arguments += [take.settled, int(bounded), _told(limits)]
-        outcome, epoch, now, counted = await self._reserve(([_key(party.tenant)], arguments))
+        with answering():
+            outcome, epoch, now, counted = await self._reserve([_key(party.tenant)], arguments)
         return Answer(Outcome(outcome), int(epoch), _moment(now), limits, party, list(map(int, counted.split())))
 
     async def release(self, take: Take, epoch: int, at: datetime) -> None:
@@ -101,7 +99,8 @@ class Book:
     async def settle(self, done: Settlement) -> None:
         """Count what an attempt came to, once, however often it is told."""
         counted = (done.since, done.through, done.tokens, done.cost, _second(done.at), int(done.ended))
-        await self._settle(([_key(done.tenant)], [done.run_id, *counted]))
+        with answering():
+            await self._settle([_key(done.tenant)], [done.run_id, *counted])
 
     async def begin(self, tenant: str, token: str) -> datetime | None:
         """Be the one who reads the tenant's counters from Postgres; answers Redis' time, None while another does."""
@@ -162,33 +161,10 @@ class Book:
         """Through the client's pool: for what is not asked with every run."""
         with answering():
             async with asyncio.timeout(self._timeout):
-                return await self._redis.execute_command("EVAL", _script(name), len(keys), *keys, *arguments)
-
-    async def aclose(self) -> None:
-        await self._reserve.aclose()
-        await self._settle.aclose()
+                return await self._redis.execute_command("EVAL", _source(name), len(keys), *keys, *arguments)
 
 
-class _Script:
-    """A script of the book's, called for all at once who ask while the one before is answered; and never twice."""
-
-    def __init__(self, redis: Redis, name: str, timeout: float) -> None:
-        self._connection = ScriptConnection(redis, _script(name), timeout=timeout)
-        self._together: Together[_Call, Any] = Together(self._each, away=Away)
-
-    async def __call__(self, call: _Call) -> Any:
-        """Raises Away."""
-        return await self._together(call)
-
-    async def _each(self, calls: Sequence[_Call]) -> list[Any]:
-        with answering():
-            return await self._connection.each(calls)
-
-    async def aclose(self) -> None:
-        await self._connection.aclose()
-
-
-def _script(name: str) -> str:
+def _source(name: str) -> str:
     here = files(__package__)
     return here.joinpath("tenant.lua").read_text() + here.joinpath(f"{name}.lua").read_text()
 

@@ -6,10 +6,8 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import NamedTuple
 
-from redis.asyncio import Redis
-
 from runstream.counters.away import answering
-from runstream.redis_script import ScriptConnection
+from runstream.redis_script import Script, Scripts
 
 ALIVE = 3.0
 """Seconds for which a process' calls keep their place without a sign of it."""
@@ -62,13 +60,13 @@ class KeyTurns:
     after `ALIVE`, and is gone some minutes later.
     """
 
-    def __init__(self, redis: Redis, *, longest: float, timeout: float, now: Callable[[], int] | None = None) -> None:
-        """`longest` is what a call may wait for, `timeout` bounds a call of a script, both in seconds.
+    def __init__(self, scripts: Scripts, *, longest: float, now: Callable[[], int] | None = None) -> None:
+        """`longest` is what a call may wait for, in seconds.
 
         `now` gives milliseconds in the place of the clock of Redis, which all processes share.
         """
-        self._take = ScriptConnection(redis, _script("take_key"), timeout=timeout)
-        self._settle = ScriptConnection(redis, _script("settle_key"), timeout=timeout)
+        self._take = Script(scripts, _source("take_key"))
+        self._settle = Script(scripts, _source("settle_key"))
         self._keep = _milliseconds(longest + _KEPT)
         self._now = now
 
@@ -112,12 +110,8 @@ class KeyTurns:
         with answering():
             await self._settle([_key(provider, grant.key)], [grant.second, *back, rate.requests or 0, rate.tokens or 0])
 
-    async def aclose(self) -> None:
-        await self._take.aclose()
-        await self._settle.aclose()
 
-
-def _script(name: str) -> str:
+def _source(name: str) -> str:
     here = files(__package__)
     return here.joinpath("key.lua").read_text() + here.joinpath(f"{name}.lua").read_text()
 

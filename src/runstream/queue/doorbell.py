@@ -14,9 +14,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from runstream.domain.errors import whereabouts
-from runstream.queue.enqueue import loads, script
+from runstream.queue.enqueue import loads, source
 from runstream.queue.names import JOB, doorbell_key, queue_key, taken_key
-from runstream.redis_script import ScriptConnection
+from runstream.redis_script import Script, Scripts
 
 _POLL = 1.0
 """Longest wait at the doorbell, in seconds: deferred jobs come due without a ring."""
@@ -42,17 +42,14 @@ class WokenWorker(Worker):
         execute: Callable[[str], Awaitable[None]],
         redis: ArqRedis,
         bell: Redis,
+        scripts: Scripts,
         *,
         worker: str,
         queue: str,
         max_jobs: int,
         job_timeout: float,
-        timeout: float,
     ) -> None:
-        """`bell` must be without a read timeout; `timeout`, in seconds, bounds the other calls.
-
-        `job_timeout`, in seconds, is longer than any run may take.
-        """
+        """`bell` must be without a read timeout; `job_timeout`, in seconds, is longer than any run may take."""
 
         async def job(ctx: dict[Any, Any], run_id: str) -> None:
             await execute(run_id)
@@ -70,9 +67,9 @@ class WokenWorker(Worker):
         self._bell = bell
         self._bell_key = doorbell_key(queue)
         self._keys = [queue_key(queue), taken_key(queue, worker)]
-        self._take = ScriptConnection(bell, script("claim.lua"), timeout=timeout)
-        self._finish = ScriptConnection(bell, script("finish.lua"), timeout=timeout)
-        self._restore = ScriptConnection(bell, script("restore.lua"), timeout=timeout)
+        self._take = Script(scripts, source("claim.lua"))
+        self._finish = Script(scripts, source("finish.lua"))
+        self._restore = Script(scripts, source("restore.lua"))
         self._own_up_at = 0.0
         self._finished: list[str] = []
         self._slot_free = asyncio.Event()
@@ -81,19 +78,13 @@ class WokenWorker(Worker):
         """Take no more jobs; those that run go on."""
         self.allow_pick_jobs = False
 
-    async def aclose(self) -> None:
-        """Close the connections that this worker opened itself."""
-        await self._take.aclose()
-        await self._finish.aclose()
-        await self._restore.aclose()
-
     async def _poll_iteration(self) -> None:
         try:
-            taken = await self._take_jobs()
+            all_taken = await self._take_jobs()
             await self._forget()
             await self._own_up()
             await self.heart_beat()
-            if not taken:
+            if all_taken:
                 await self._wait()
         except (RedisError, OSError, TimeoutError) as error:
             self._own_up_at = 0.0
@@ -101,14 +92,15 @@ class WokenWorker(Worker):
             await asyncio.sleep(_PAUSE)
 
     async def _take_jobs(self) -> bool:
+        """Take what there is room for; whether there is no more to be taken now."""
         room = self.max_jobs - self.job_counter
         if not self.allow_pick_jobs or room <= 0:
-            return False
+            return True
         again = int(self.in_progress_timeout_s * 1000)
         taken = await self._take(self._keys, [room, again, job_key_prefix])
         for job_id, job in zip(taken[::2], taken[1::2], strict=True):
             self._start(job_id.decode(), job)
-        return bool(taken)
+        return len(taken) < 2 * room  # each with its id
 
     def _start(self, job_id: str, job: bytes) -> None:
         self.job_counter += 1

@@ -8,11 +8,10 @@ from typing import Any
 import orjson
 from arq.constants import job_key_prefix
 from arq.jobs import serialize_job
-from redis.asyncio import Redis
 
 from runstream.domain.run import Priority
 from runstream.queue.names import JOB, doorbell_key, job_id, queue_key, taken_key
-from runstream.redis_script import ScriptConnection
+from runstream.redis_script import Script, Scripts
 
 _BELLS = 32
 """More rings than this are not kept: one wakes a worker, which then takes all that it has room for."""
@@ -29,7 +28,7 @@ def loads(job: bytes) -> dict[str, Any]:
     return loaded
 
 
-def script(name: str) -> str:
+def source(name: str) -> str:
     """The source of one of the queue's Lua scripts."""
     here = files(__package__)
     return here.joinpath("turns.lua").read_text() + here.joinpath(name).read_text()
@@ -41,11 +40,10 @@ class JobQueue:
     A job's id names the run and the attempt that it is for, so enqueueing it again changes nothing.
     """
 
-    def __init__(self, redis: Redis, *, timeout: float) -> None:
-        """`timeout`, in seconds, bounds a call."""
-        self._put = ScriptConnection(redis, script("enqueue.lua"), timeout=timeout)
-        self._restore = ScriptConnection(redis, script("restore.lua"), timeout=timeout)
-        self._depth = ScriptConnection(redis, script("depth.lua"), timeout=timeout)
+    def __init__(self, scripts: Scripts) -> None:
+        self._put = Script(scripts, source("enqueue.lua"))
+        self._restore = Script(scripts, source("restore.lua"))
+        self._depth = Script(scripts, source("depth.lua"))
 
     async def enqueue(
         self, run_id: str, attempt: int, queue: str, *, tenant: str, priority: Priority, delay: float = 0
@@ -72,8 +70,3 @@ class JobQueue:
     async def depth(self, queue: str) -> int:
         """Jobs that wait or are being run. Raises TimeoutError or redis' errors."""
         return int(await self._depth([queue_key(queue)], []))
-
-    async def aclose(self) -> None:
-        await self._put.aclose()
-        await self._restore.aclose()
-        await self._depth.aclose()

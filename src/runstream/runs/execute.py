@@ -262,14 +262,20 @@ class Execute:
             findings=list(attempt.findings),
         )
         reached(Point.SETTLE_BEGUN)
-        if not await settle(self._store, self._book, attempt.claim.run_id, ending):
+        settled = await settle(self._store, attempt.claim.run_id, ending)
+        if settled is None:
             self._fenced()
             return
+        # What Redis is told of it goes out together, and is counted first.
+        counting = asyncio.create_task(count(self._book, settled.done)) if settled.done else None
         if status is Status.COMPLETED:
             await self._answers.keep(attempt, generation)
+        attempt.settled.set()
         log.info("run_ended", status=status, chars=characters, error=error["code"] if error else None)
         attempt.writer.append(event, data)
         await attempt.writer.flush(_ANNOUNCE)
+        if counting:
+            await counting
         reached(Point.SETTLE_ANNOUNCED)
 
     def _fenced(self) -> None:

@@ -5,7 +5,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 from redis.exceptions import RedisError
@@ -34,6 +34,12 @@ _EVENTS = {
 }
 
 log = structlog.get_logger(__name__)
+
+
+class Settled(NamedTuple):
+    """The end is written. `done` is to be counted; None where Postgres' answer was lost: then the sweep does it."""
+
+    done: Settlement | None
 
 
 class CallUnseen(Protocol):
@@ -85,8 +91,8 @@ async def count(book: Book, done: Settlement) -> None:
         log.warning("spend_not_counted", run_id=done.run_id, error=str(error))
 
 
-async def settle(store: RunStore, book: Book, run_id: str, ending: Ending) -> bool:
-    """Write the end of an attempt by its own worker; False where a newer attempt has taken the run over.
+async def settle(store: RunStore, run_id: str, ending: Ending) -> Settled | None:
+    """Write the end of an attempt by its own worker; None where a newer attempt has taken the run over.
 
     While Postgres does not answer, the result is held and tried again: only the guard decides. An answer lost on
     its way is recognised by what the row says.
@@ -99,7 +105,7 @@ async def settle(store: RunStore, book: Book, run_id: str, ending: Ending) -> bo
             if done := await store.end(run_id, ending, was=Status.RUNNING, attempt=ending.attempt):
                 break
             if not asked_before or not await store.ended_so(run_id, ending):
-                return False
+                return None
             break
         except Unavailable as error:
             ENDS_HELD.inc(0 if asked_before else 1)
@@ -108,10 +114,8 @@ async def settle(store: RunStore, book: Book, run_id: str, ending: Ending) -> bo
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
             pause = min(pause * 2, _PAUSE[1])
     reached(Point.SETTLE_WRITTEN)
-    if done:
-        await count(book, done)
     ENDED.labels(ending.status).inc()
-    return True
+    return Settled(done)
 
 
 async def end_unwritten(

@@ -38,7 +38,7 @@ from runstream.storage.rows import (
 )
 from runstream.storage.statements import attempting, making, reading
 from runstream.storage.tables import runs
-from runstream.together import Together
+from runstream.storage.together import Together
 
 
 class Inserted(NamedTuple):

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from runstream.domain.cursor import Cursor
 from runstream.domain.events import TERMINAL, Event
-from runstream.redis_script import ScriptConnection
+from runstream.redis_script import Script, Scripts
 
 PREFIX = "runstream:run:"
 _FIELD = b"e"
@@ -101,17 +101,16 @@ def parse_message(message: bytes) -> Entry:
 class TokenLog:
     """Appends and reads. A call takes no longer than `timeout`, and raises TimeoutError or redis' errors."""
 
-    def __init__(self, redis: Redis, *, timeout: float, ttl: float, ended_ttl: float) -> None:
-        """`redis` is without a read timeout: one deadline a call costs less than its one for each write and read.
+    def __init__(self, redis: Redis, scripts: Scripts, *, ttl: float, ended_ttl: float) -> None:
+        """`redis` is without a read timeout: one deadline a call, of `scripts`, costs less than its one for each read.
 
         `ttl` and `ended_ttl`, in seconds: how long a log outlives its last append, before and after the end.
         """
         self._redis = redis
-        self._timeout = timeout
+        self._timeout = scripts.timeout
         self._ttl = int(ttl * 1000)
         self._ended_ttl = int(ended_ttl * 1000)
-        source = files(__package__).joinpath("append.lua").read_text()
-        self._append = ScriptConnection(redis, source, timeout=timeout)
+        self._append = Script(scripts, files(__package__).joinpath("append.lua").read_text())
 
     async def append(self, batch: Sequence[Append]) -> list[Appended]:
         """Append and publish for several runs in one call; each run's events go in together or not at all."""
@@ -139,6 +138,3 @@ class TokenLog:
                 pipeline.xrevrange(key(run_id), count=1)
             found = await pipeline.execute()
         return [Cursor.parse(entries[0][0].decode()) if entries else None for entries in found]
-
-    async def aclose(self) -> None:
-        await self._append.aclose()

@@ -18,18 +18,11 @@ class Together(Generic[Asked, Answer]):
 
     Who comes alone waits for nobody; the more come at once, the less each one costs. `call` answers in the order of
     what it is asked, and must have changed nothing where it raises: what shared a call that failed is asked again,
-    each for itself, so that nobody fails for another's sake. Where it raised what `away` says, nobody is asked again:
-    there it may have changed something.
+    each for itself, so that nobody fails for another's sake. Where it raised Unavailable, nobody is asked again.
     """
 
-    def __init__(
-        self,
-        call: Callable[[Sequence[Asked]], Awaitable[Sequence[Answer]]],
-        *,
-        away: type[Exception] = Unavailable,
-    ) -> None:
+    def __init__(self, call: Callable[[Sequence[Asked]], Awaitable[Sequence[Answer]]]) -> None:
         self._call = call
-        self._away = away
         self._waiting: list[tuple[Asked, asyncio.Future[Answer]]] = []
         self._calling: asyncio.Task[None] | None = None
 
@@ -52,7 +45,7 @@ class Together(Generic[Asked, Answer]):
     async def _one(self, batch: Sequence[tuple[Asked, asyncio.Future[Answer]]]) -> None:
         try:
             answers = await self._call([asked for asked, _ in batch])
-        except self._away as error:
+        except Unavailable as error:
             waited, self._waiting = self._waiting, []  # as long as anybody should
             _fail([*batch, *waited], error)
         except Exception as error:
