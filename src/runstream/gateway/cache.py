@@ -1,9 +1,10 @@
 """Which answers may be given again, and to which requests."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+
+import orjson
 
 from runstream.domain.findings import Finding, flagged
 from runstream.domain.run import Claim
@@ -28,7 +29,7 @@ def request_key(claim: Claim, targets: Sequence[Target]) -> str:
         [[target.provider, target.model] for target in targets],
         claim.input,
     ]
-    return sha256(json.dumps(shape, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return sha256(orjson.dumps(shape, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
