@@ -40,8 +40,14 @@ class Follower:
             while self.viewer.end is None:
                 self.url = random.choice(self._stack.urls)
                 came = asyncio.create_task(self._came(self.left))
-                await self.viewer.read(self.url)
-                came.cancel()  # where nothing came before it was let go again
+                try:
+                    await self.viewer.read(self.url)
+                except (httpx.ConnectError, httpx.RemoteProtocolError) as error:
+                    if _answered(error):
+                        raise
+                    continue  # as browsers and balancers do
+                finally:
+                    came.cancel()  # where nothing came before it was let go again
                 self.left = time.monotonic()
                 if self.viewer.end is None:
                     await asyncio.sleep(self.viewer.retries[-1] / 1000)
@@ -51,6 +57,11 @@ class Follower:
         await self.viewer.until(lambda viewer: viewer.cursor != held)
         if left:
             self.handed_over.append(time.monotonic() - began)
+
+
+def _answered(error: httpx.TransportError) -> bool:
+    """False where it was refused, or reached a kept connection as that was closed: at a server that is just going."""
+    return not isinstance(error, httpx.ConnectError) and "without sending a response" not in str(error)
 
 
 class Posting:
