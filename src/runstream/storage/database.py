@@ -112,6 +112,7 @@ def unreachable(error: DBAPIError) -> bool:
         | asyncpg.InsufficientResourcesError
         | asyncpg.InterfaceError
         | asyncpg.ReadOnlySQLTransactionError
+        | asyncpg.DeadlockDetectedError
         | OSError
         | TimeoutError,
     )
