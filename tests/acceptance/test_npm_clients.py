@@ -23,9 +23,9 @@ TEXT = words(LENGTH)
 
 
 async def start_run(api: httpx.AsyncClient) -> str:
-    """A run of about two seconds that says TEXT."""
+    """A run of about five seconds that says TEXT: a client takes one to start."""
     prompt = {"messages": [{"role": "user", "content": "Count"}]}
-    answer = await api.post("/v1/runs", json={"feature": "chat", "model": f"sim:{LENGTH}:60", "input": prompt})
+    answer = await api.post("/v1/runs", json={"feature": "chat", "model": f"sim:{LENGTH}:25", "input": prompt})
     return answer.raise_for_status().json()["id"]
 
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.promise("P2")
 @pytest.fixture
 async def transcript(caller) -> tuple[str, list[Sent]]:
     """A run that has ended, with its events as they were read while it went on."""
-    run_id = await caller.create("unicode:36:300")
+    run_id = await caller.create("unicode:36:100")
     events = await caller.events(run_id)
     assert events[-1].type == "run.completed"
     assert len([event for event in events if event.type == "run.delta"]) > 5, "nothing was read live"
