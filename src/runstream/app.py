@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from runstream import __version__
-from runstream.api import errors, events, limits, operations, runs, usage
+from runstream.api import errors, events, limits, operations, runs, usage, webhooks
 from runstream.api.auth import KeyCheck
 from runstream.api.context import CheckedBody, RequestContext, Shortcut
 from runstream.api.documents import describe
@@ -44,7 +44,9 @@ from runstream.storage.lists import RunLists
 from runstream.storage.migrate import pending
 from runstream.storage.runs import RunStore
 from runstream.storage.spend import SpendStore
+from runstream.storage.webhooks import WebhookStore
 from runstream.stream.hub import Hub
+from runstream.webhooks.endpoints import Endpoints
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -76,6 +78,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(runs.router)
     app.include_router(usage.router)
     app.include_router(limits.router)
+    app.include_router(webhooks.router)
     app.include_router(operations.router)
     if settings.console:
         key = settings.console_key.get_secret_value() if settings.console_key else None
@@ -150,6 +153,7 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
         retry=Retry(store=store, jobs=jobs, backlog=backlog, admission=admission),
         cancel=Cancel(store=store, token_log=token_log, book=book, redis=redis, watch=watch),
         watch=watch,
+        endpoints=Endpoints(WebhookStore(engine), private=settings.webhook_private),
     )
     await scripts.aclose()
     await redis.aclose()

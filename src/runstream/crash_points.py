@@ -52,6 +52,8 @@ class Point(StrEnum):
     """A run is marked to be stopped, and its worker was not told."""
     AGAIN_COMMITTED = "again.committed"
     """A run that had ended is queued for another attempt, without a job."""
+    WEBHOOK_ANSWERED = "webhook.answered"
+    """A webhook's receiver has answered, and nobody has written that down."""
 
 
 class _Trap:

@@ -124,3 +124,11 @@ CALL_WAIT = Histogram(
 RETRIED = Counter("runstream_attempts_retried_total", "Attempts given up for another one.", ["reason"])
 FOUND = Counter("runstream_guard_findings_total", "What guards found in runs.", ["where", "action"])
 UNMODERATED = Counter("runstream_moderation_unavailable_total", "Calls for moderation that had no answer.", ["reason"])
+WEBHOOK_ATTEMPTS = Counter(
+    "runstream_webhook_attempts_total",
+    "Attempts to deliver a webhook: delivered, failed, or given up with the last one.",
+    ["outcome"],
+)
+WEBHOOKS_SWITCHED_OFF = Counter(
+    "runstream_webhooks_switched_off_total", "Webhooks switched off, as they were gone or kept failing.", ["reason"]
+)

@@ -51,11 +51,14 @@ from runstream.settings import Settings
 from runstream.storage.answers import AnswerStore
 from runstream.storage.budgets import BudgetStore
 from runstream.storage.database import connect, open_pool
+from runstream.storage.deliveries import DeliveryStore
 from runstream.storage.leases import LeaseStore
 from runstream.storage.left_behind import LeftBehind
 from runstream.storage.pace import PaceStore
 from runstream.storage.runs import RunStore
 from runstream.stream.writer import WriteLoop
+from runstream.webhooks.deliver import Deliver, Schedule
+from runstream.webhooks.sender import Sender
 
 _PAUSE = 1.0
 _LAST_STEPS = 10.0
@@ -160,6 +163,20 @@ class _Process:
             return None
         return SpendWatch(PaceStore(self._engine), self._book, times=times, floor=self._settings.warn_spend_floor)
 
+    def _delivering(self) -> Deliver:
+        """Within a loop, which connections are bound to."""
+        settings = self._settings
+        return Deliver(
+            store=DeliveryStore(self._engine, patience=settings.webhook_patience),
+            runs=self._store,
+            sender=Sender(
+                timeout=settings.webhook_timeout, private=settings.webhook_private, lookups=settings.webhook_slots
+            ),
+            schedule=Schedule(settings.webhook_delays, settings.webhook_kept),
+            slots=settings.webhook_slots,
+            timeout=settings.webhook_timeout,
+        )
+
     async def run(self) -> None:
         stopping, hurrying = self._signals()
         if port := self._settings.worker_metrics_port:
@@ -176,6 +193,7 @@ class _Process:
             max_jobs=self._settings.worker_slots,
             job_timeout=self._settings.run_timeout + 60,
         )
+        deliver = self._delivering()
         background: list[asyncio.Task[None]] = [
             asyncio.create_task(loop)
             for loop in (
@@ -183,6 +201,7 @@ class _Process:
                 self._lease.keep(self._execute),
                 self._sweep.run(),
                 self._shared_calls.run(),
+                deliver.run(),
                 listen_for_cancels(self._waiting, self._id, self._execute.cancel),
                 _pick(worker),
                 *([self._spend_watch.run()] if self._spend_watch else []),
@@ -199,6 +218,7 @@ class _Process:
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
+        await deliver.aclose(_LAST_STEPS)
         await self._close()
         for task in broken:
             await task

@@ -21,6 +21,7 @@ from runstream.storage.lists import RunLists
 from runstream.storage.runs import RunStore
 from runstream.storage.spend import SpendStore
 from runstream.stream.hub import Hub
+from runstream.webhooks.endpoints import Endpoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Services:
     cancel: Cancel
     retry: Retry
     watch: Watch
+    endpoints: Endpoints
 
 
 async def _services(request: Request) -> Services:
@@ -62,3 +64,5 @@ async def _authenticate(
 
 
 Asking = Annotated[Principal, Depends(_authenticate)]
+Managing = Asking
+"""Who manages what is the tenant's as a whole: any of its keys, for now."""

@@ -145,6 +145,7 @@ def _environment(choice: ModelChoice, postgres: Postgres, valkey: Valkey) -> dic
     return {
         "RUNSTREAM_LOG_FORMAT": "text",
         "RUNSTREAM_WORKER_GRACE": WORKER_GRACE,
+        "RUNSTREAM_WEBHOOK_PRIVATE": "true",
         **os.environ,
         **choice.settings,
         "RUNSTREAM_DATABASE_URL": postgres.url,

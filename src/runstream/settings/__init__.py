@@ -112,6 +112,13 @@ class Settings(BaseSettings):
     max_body: int = Field(1_000_000, ge=1, le=10**9)
     shutdown_grace: SecondsOrNone = 5
 
+    webhook_private: bool = False
+    webhook_timeout: Seconds = 15
+    webhook_delays: Annotated[list[Seconds], FromJson] = Field([5, 300, 1800, 7200, 18000, 36000, 36000])
+    webhook_patience: Seconds = 3 * 24 * 3600
+    webhook_kept: Seconds = 30 * 24 * 3600
+    webhook_slots: int = Field(100, ge=1, le=10_000)
+
     console: bool = False
     console_key: SecretStr | None = None
     log_format: str = Field("json", pattern="^(json|text)$")

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runstream.domain.errors import Unavailable
 from runstream.domain.findings import Finding
+from runstream.domain.ids import new_id
 from runstream.domain.limits import Hold, Settlement, in_parts
 from runstream.domain.run import (
     UNKNOWN,
@@ -210,7 +211,8 @@ class RunStore:
     async def end(self, run_id: str, ending: Ending, *, was: Status, attempt: int) -> Settlement | None:
         """Write the end, if the run is still `was` at `attempt`. None means: somebody else changed it first.
 
-        The attempt ends as the run does, or as lapsed where the end is not its own. Answers what that came to.
+        Those of the tenant's webhooks that ask for it will be told. The attempt ends as the run does, or as lapsed
+        where the end is not its own. Answers what that came to.
         """
         own = ending.attempt == attempt
         return await self._ending(
@@ -222,6 +224,8 @@ class RunStore:
             was=was,
             expected_attempt=attempt,
             ended_as=ending.status,
+            event_id=new_id("evt"),
+            event_type=f"run.{ending.status}",
             ended_at_attempt=ending.attempt,
             whole_transcript=ending.transcript,
             whole_output=ending.output,

@@ -22,7 +22,7 @@ from sqlalchemy import (
     literal,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 metadata = MetaData(
     naming_convention={
@@ -232,6 +232,55 @@ spend_quarters = Table(
     Column("quarter", DateTime(timezone=True), primary_key=True),
     Column("tenant", String(64), primary_key=True),
     Column("cost", Numeric(20, 10), nullable=False),
+)
+
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("tenant", String(64), ForeignKey("tenants.id"), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("events", ARRAY(String(64)), nullable=False),
+    Column("description", Text, nullable=False, server_default=""),
+    Column("include_output", Boolean, nullable=False, server_default=text("false")),
+    # Written and read as a whole, in one place, where what is at rest can be encrypted.
+    Column("secrets", JSONB, nullable=False),
+    _time("failing_since"),
+    # A receiver that is slow, or asks for it, is left alone until then.
+    _time("resting_until"),
+    _time("disabled_at"),
+    Column("disabled_reason", String(16)),
+    _time("created_at", required=True),
+    CheckConstraint("(disabled_at is null) = (disabled_reason is null)", name="disabled"),
+    Index(None, "tenant"),
+)
+
+
+# One row for each event and webhook. It goes with its run, and what is in it of the run.
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("webhook_id", String(40), ForeignKey("webhooks.id", ondelete="CASCADE"), primary_key=True),
+    Column("id", String(40), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("event", String(64), nullable=False),
+    Column("run_id", String(40), ForeignKey("runs.id", ondelete="CASCADE")),
+    Column("data", JSONB, nullable=False),
+    Column("status", String(16), nullable=False, server_default="pending"),
+    # Attempts begun since it was due first, or was asked for again.
+    Column("tries", Integer, nullable=False, server_default=text("0")),
+    # What attempts came to, the last ones.
+    Column("attempts", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
+    # Who attempts it moves this on by more than that may take: where nothing is heard of it, it is due again.
+    _time("due_at", required=True),
+    _time("created_at", required=True),
+    _time("ended_at"),
+    CheckConstraint("status in ('pending','delivered','failed')", name="status"),
+    CheckConstraint("(ended_at is null) = (status = 'pending')", name="ended"),
+    Index("ix_webhook_deliveries_pending", "webhook_id", "due_at", postgresql_where=text("status = 'pending'")),
+    Index("ix_webhook_deliveries_failed", "webhook_id", text("id DESC"), postgresql_where=text("status = 'failed'")),
+    Index(None, "run_id"),
 )
 
 

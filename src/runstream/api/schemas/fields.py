@@ -35,6 +35,7 @@ Name = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_keepa
 Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc)]
 EventId = Annotated[str, Field(json_schema_extra={"pattern": "^([0-9]{1,9}-[0-9]{1,15})?$"})]
 IdempotencyKey = Annotated[str, Field(json_schema_extra={"pattern": "^[!-~]{1,255}$"})]
+DeliveryCursor = Annotated[str, Field(pattern="^evt_[0-9a-hjkmnp-tv-z]{26}$")]
 PageCursor = Annotated[str, Field(json_schema_extra={"pattern": "^run_[0-9a-hjkmnp-tv-z]{26}$"})]
 
 

@@ -34,6 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from runstream.domain.run import Outcome, Status
+from runstream.storage.statements.announcing import FACTS, announcing
 from runstream.storage.statements.parts import CALLED, CHANGED, EXPECTED, ID, SECONDS, WAS
 from runstream.storage.tables import attempts, ledger, runs
 
@@ -68,6 +69,7 @@ _FINDINGS: dict[str, ColumnElement[Any]] = {
 """Of the attempt that ends, or else of one before."""
 _CALL = (*CALLED, "cached", "saved_cost")
 _TOLD = ("attempt", "user_id", "feature", "model", *_CALL[1:6], "cost")
+_CHANGED = ("id", "tenant", "user_id", "feature", "model", "reserved_tokens")
 _WARN_CALL_COST: BindParameter[Any] = bindparam("warn_call_cost", type_=ledger.c.cost.type)
 _CALLS = (
     func.jsonb_to_recordset(bindparam("provider_calls", type_=JSONB))
@@ -120,10 +122,10 @@ def _ending(change: Update, was: BindParameter[str] | None = None) -> Select[Any
 
     Answers what was spent where it changed something. An attempt that has ended stays as it is, and is not paid for
     again: the run `was` waiting for another one. What is owed for an answer that this one would have read is paid now.
+    Where `was` is given the run ends, and webhooks are to be told of it.
     """
-    changed = change.returning(
-        runs.c.id, runs.c.tenant, runs.c.user_id, runs.c.feature, runs.c.model, runs.c.reserved_tokens
-    ).cte("changed")
+    names = dict.fromkeys(_CHANGED if was is None else (*_CHANGED, *FACTS))
+    changed = change.returning(*(runs.c[name] for name in names)).cte("changed")
     closed = (
         update(attempts)
         .where(
@@ -163,7 +165,7 @@ def _ending(change: Update, was: BindParameter[str] | None = None) -> Select[Any
     told = func.jsonb_build_object(*(part for name in _TOLD for part in (literal(name), entered.c[name])))
     costly = select(func.jsonb_agg(told)).where(entered.c.cost > _WARN_CALL_COST)
     tokens = func.sum(cast(entered.c.input_tokens, BigInteger) + entered.c.output_tokens)
-    return select(
+    settled = select(
         changed.c.id,
         changed.c.tenant,
         changed.c.reserved_tokens,
@@ -172,6 +174,7 @@ def _ending(change: Update, was: BindParameter[str] | None = None) -> Select[Any
         select(func.coalesce(func.sum(entered.c.cost), 0)).scalar_subquery().label("cost"),
         costly.scalar_subquery().label("costly"),
     ).add_cte(closed)
+    return settled if was is None else settled.add_cte(announcing(changed))
 
 
 def _owed_by(changed: CTE, was: BindParameter[str], names: Sequence[str]) -> Select[Any]:

@@ -1,0 +1,109 @@
+"""Deliveries of webhooks, as the workers that make them see them: those of all tenants."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any, NamedTuple
+
+from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from runstream.domain.ids import first_id
+from runstream.domain.webhook import DeliveryAttempt, Dispatch, OffReason
+from runstream.storage.database import answering, ask
+from runstream.storage.statements import delivering
+from runstream.storage.webhooks import attempt_values, webhook_of
+
+_FORGOTTEN = 1000
+"""Deliveries of a webhook that one look forgets."""
+
+
+class Waiting(NamedTuple):
+    """A webhook that something is pending for; `due` says whether it may be attempted now."""
+
+    webhook: str
+    tenant: str
+    due: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What follows from a failed attempt.
+
+    `wait`, in seconds, is the time to the next one, None where there is none. `rest`, in seconds, is for how long the
+    receiver asked to be left alone. A receiver that is `slow` is left alone too; one that is `gone` is for good.
+    """
+
+    wait: float | None
+    rest: float | None = None
+    slow: bool = False
+    gone: bool = False
+
+
+class DeliveryStore:
+    """All raise Unavailable."""
+
+    def __init__(self, engine: AsyncEngine, *, patience: float) -> None:
+        """A webhook is switched off when a delivery ends undelivered and none has succeeded for `patience` seconds."""
+        self._engine = engine
+        self._ask = partial(ask, engine)
+        self._patience = timedelta(seconds=patience)
+
+    async def waiting(self, *, beyond: str, limit: int) -> list[Waiting]:
+        """In order, from `beyond` on; an empty one is before all."""
+        rows = await self._ask(delivering.WAITING, beyond=beyond, most=limit)
+        return [Waiting(*row) for row in rows]
+
+    async def take(self, webhooks: Sequence[str], *, most: int, lease: float) -> list[Dispatch]:
+        """What is due for these webhooks, at most `most` of each. It is due again where nothing is said of it within
+        `lease` seconds."""
+        rows = await self._ask(delivering.TAKE, webhooks=webhooks, most=most, lease=timedelta(seconds=lease))
+        return [_dispatch(row) for row in rows]
+
+    async def delivered(self, sent: Dispatch, attempt: DeliveryAttempt) -> None:
+        await self._do(delivering.DELIVERED, **_named(sent, attempt))
+
+    async def failed(self, sent: Dispatch, attempt: DeliveryAttempt, failure: Failure) -> OffReason | None:
+        """Answers why the webhook was switched off by this, if it was."""
+        rows = await self._ask(
+            delivering.FAILED,
+            **_named(sent, attempt),
+            number=sent.number,
+            wait=_interval(failure.wait),
+            rest=_interval(failure.rest),
+            slow=failure.slow,
+            gone=failure.gone,
+            patience=self._patience,
+        )
+        return OffReason(rows[0].disabled_reason) if rows else None
+
+    async def forget(self, older: float) -> None:
+        """Drop some of what is older than so many seconds, and not pending."""
+        first = first_id("evt", time.time() - older)
+        await self._do(delivering.FORGET, first=first, most=_FORGOTTEN)
+
+    async def _do(self, statement: Any, **values: Any) -> None:
+        with answering():
+            async with self._engine.connect() as connection:
+                await connection.execute(statement, values)
+
+
+def _named(sent: Dispatch, attempt: DeliveryAttempt) -> Mapping[str, Any]:
+    return {
+        "tenant": sent.webhook.tenant,
+        "webhook": sent.webhook.id,
+        "delivery": sent.id,
+        "attempt": [attempt_values(attempt)],
+    }
+
+
+def _interval(seconds: float | None) -> timedelta | None:
+    return None if seconds is None else timedelta(seconds=seconds)
+
+
+def _dispatch(row: Row[Any]) -> Dispatch:
+    return Dispatch(
+        row.delivery, webhook_of(row), row.event, row.run_id, row.data, created_at=row.happened_at, number=row.tries
+    )
