@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -47,11 +47,11 @@ class Schedule:
     delays: Sequence[float]
     kept: float
 
-    def wait(self, number: int, asked: float | None, jitter: float) -> float | None:
+    def wait(self, number: int, asked: float | None) -> float | None:
         """After attempt `number`, where the receiver `asked` for a time; None after the last one."""
         if number > len(self.delays):
             return None
-        return max(self.delays[number - 1] * (0.8 + 0.4 * jitter), asked or 0)
+        return max(self.delays[number - 1] * random.uniform(0.8, 1.2), asked or 0)  # noqa: S311
 
 
 class Deliver:
@@ -67,7 +67,7 @@ class Deliver:
         schedule: Schedule,
         slots: int,
         timeout: float,
-        jitter: Callable[[], float] = random.random,
+        interval: float = _INTERVAL,
     ) -> None:
         """`slots` are deliveries at once; `timeout`, in seconds, is what the sender gives each."""
         self._store = store
@@ -77,7 +77,7 @@ class Deliver:
         self._most = max(1, slots // _TOGETHER)
         self._together = min(slots, _TOGETHER)
         self._lease = timeout + _AFTER
-        self._jitter = jitter
+        self._interval = interval
         self._at_work: dict[str, tuple[str, asyncio.Task[None]]] = {}
         """By webhook, with its tenant."""
         self._beyond = ""
@@ -97,7 +97,7 @@ class Deliver:
                 log.error("webhooks_broke", **whereabouts(error))  # noqa: TRY400 - without what it says
             self._room.clear()
             with suppress(TimeoutError):
-                async with asyncio.timeout(_INTERVAL * random.uniform(0.8, 1.2)):  # noqa: S311
+                async with asyncio.timeout(self._interval * random.uniform(0.8, 1.2)):  # noqa: S311
                     await self._room.wait()
 
     async def once(self) -> None:
@@ -164,14 +164,10 @@ class Deliver:
         return await self._runs.get(sent.webhook.tenant, sent.run_id)
 
     async def _failed(self, sent: Dispatch, attempt: DeliveryAttempt, answer: Answer) -> None:
-        wait = self._schedule.wait(sent.number, answer.retry_after, self._jitter())
+        gone = answer.status == _GONE
+        wait = None if gone else self._schedule.wait(sent.number, answer.retry_after)
         slow = answer.error == "timeout" or answer.status in _SLOW_DOWN
-        failure = Failure(
-            wait,
-            rest=answer.retry_after if slow else None,
-            slow=slow,
-            gone=answer.status == _GONE,
-        )
+        failure = Failure(wait, rest=answer.retry_after if slow else None, slow=slow, gone=gone)
         WEBHOOK_ATTEMPTS.labels("failed" if wait is not None else "given_up").inc()
         if off := await self._store.failed(sent, attempt, failure):
             WEBHOOKS_SWITCHED_OFF.labels(off).inc()
