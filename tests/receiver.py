@@ -23,6 +23,8 @@ class Received:
     headers: dict[str, str]
     body: bytes
     break_off: Callable[[], None]
+    end: asyncio.Event
+    """Of the receiver."""
 
     @property
     def id(self) -> str:
@@ -47,6 +49,7 @@ class Receiver:
     received: list[Received] = field(default_factory=list)
     at_once: int = 0
     most_at_once: int = 0
+    end: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def url(self) -> str:
@@ -65,7 +68,7 @@ class Receiver:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         headers = {name.lower(): value for name, value in request.headers.items()}
-        received = Received(headers, await request.read(), request.transport.abort)
+        received = Received(headers, await request.read(), request.transport.abort, self.end)
         self.received.append(received)
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
@@ -82,9 +85,9 @@ def status(code: int, **headers: str) -> Behaviour:
     return answer
 
 
-async def hang(_: Received) -> web.StreamResponse:
-    await asyncio.Event().wait()
-    raise AssertionError("nobody ends this")
+async def hang(received: Received) -> web.StreamResponse:
+    await received.end.wait()
+    return web.Response()
 
 
 async def break_off(received: Received) -> web.StreamResponse:
@@ -102,4 +105,5 @@ async def receiving(behave: Behaviour | None = None, *, port: int | None = None)
         await web.TCPSite(runner, "127.0.0.1", receiver.port).start()
         yield receiver
     finally:
+        receiver.end.set()
         await runner.cleanup()

@@ -104,4 +104,4 @@ def test_no_request_breaks_the_api_or_is_answered_otherwise_than_described(stack
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "12 selected / 12 total" in done.stdout
+    assert "21 selected / 21 total" in done.stdout
