@@ -66,9 +66,7 @@ async def delete_webhook(webhook_id: str, asking: Managing, services: Given) -> 
 
 
 @router.post("/{webhook_id}/rotate", response_model=NewSecret, responses=refusals(400, 404, 409, 413, 415))
-async def rotate_secret(
-    webhook_id: str, asking: Managing, services: Given, body: Rotation | SkipJsonSchema[None] = None
-) -> Response:
+async def rotate_secret(webhook_id: str, asking: Managing, services: Given, body: Rotation | None = None) -> Response:
     """A new secret, which is shown this once. For `overlap` seconds each delivery is signed with the old one too."""
     overlap = (body or Rotation()).overlap
     return _json(NewSecret.of(await services.endpoints.rotate(asking.tenant, webhook_id, overlap)))

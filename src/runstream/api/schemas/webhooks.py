@@ -3,8 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic.json_schema import SkipJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from runstream.domain.webhook import Delivery, DeliveryAttempt, DeliveryStatus, OffReason, Webhook, WebhookEvent
 
@@ -18,8 +17,7 @@ def _each_once(events: list[WebhookEvent]) -> list[WebhookEvent]:
 Url = Annotated[str, Field(max_length=2048, pattern="^https?://", examples=["https://example.com/hooks"])]
 Events = Annotated[list[WebhookEvent], Field(min_length=1, max_length=20), AfterValidator(_each_once)]
 Description = Annotated[str, Field(max_length=256)]
-IncludeOutput = Annotated[bool, Field(description="Whether the run's `output` is sent along.")]
-Absent = SkipJsonSchema[None]
+IncludeOutput = Annotated[StrictBool, Field(description="Whether the run's `output` is sent along.")]
 
 
 class WebhookRequest(BaseModel):
@@ -32,22 +30,22 @@ class WebhookRequest(BaseModel):
 
 
 class WebhookChange(BaseModel):
-    """What is left out stays as it is."""
+    """What is left out, or null, stays as it is."""
 
     model_config = ConfigDict(extra="forbid")
 
-    url: Url | Absent = None
-    events: Events | Absent = None
-    description: Description | Absent = None
-    include_output: IncludeOutput | Absent = None
-    enabled: bool | Absent = None
+    url: Url | None = None
+    events: Events | None = None
+    description: Description | None = None
+    include_output: IncludeOutput | None = None
+    enabled: StrictBool | None = None
 
 
 class Rotation(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     overlap: Annotated[
-        int, Field(ge=0, le=30 * _DAY, description="Seconds for which the secrets that there were go on signing.")
+        StrictInt, Field(ge=0, le=30 * _DAY, description="Seconds for which the secrets that there were go on signing.")
     ] = _DAY
 
 
