@@ -117,7 +117,7 @@ class Settings(BaseSettings):
     webhook_delays: Annotated[list[Seconds], FromJson] = Field([5, 300, 1800, 7200, 18000, 36000, 36000])
     webhook_patience: Seconds = 3 * 24 * 3600
     webhook_kept: Seconds = 30 * 24 * 3600
-    webhook_slots: int = Field(100, ge=1, le=10_000)
+    webhook_slots: int = Field(100, ge=5, le=10_000)
 
     console: bool = False
     console_key: SecretStr | None = None

@@ -14,10 +14,10 @@ from runstream.domain.ids import first_id
 from runstream.domain.webhook import DeliveryAttempt, Dispatch, OffReason
 from runstream.storage.database import answering, ask
 from runstream.storage.statements import delivering
+from runstream.storage.statements.delivering import AT_ONCE
 from runstream.storage.webhooks import attempt_values, webhook_of
 
-_FORGOTTEN = 1000
-"""Deliveries of a webhook that one look forgets."""
+__all__ = ["AT_ONCE", "DeliveryStore", "Failure", "Waiting"]
 
 
 class Waiting(NamedTuple):
@@ -56,10 +56,10 @@ class DeliveryStore:
         rows = await self._ask(delivering.WAITING, beyond=beyond, most=limit)
         return [Waiting(*row) for row in rows]
 
-    async def take(self, webhooks: Sequence[str], *, most: int, lease: float) -> list[Dispatch]:
-        """What is due for these webhooks, at most `most` of each. It is due again where nothing is said of it within
+    async def take(self, webhooks: Sequence[str], *, lease: float) -> list[Dispatch]:
+        """What is due for these webhooks, at most AT_ONCE of each. It is due again where nothing is said of it within
         `lease` seconds."""
-        rows = await self._ask(delivering.TAKE, webhooks=webhooks, most=most, lease=timedelta(seconds=lease))
+        rows = await self._ask(delivering.TAKE, webhooks=webhooks, lease=timedelta(seconds=lease))
         return [_dispatch(row) for row in rows]
 
     async def delivered(self, sent: Dispatch, attempt: DeliveryAttempt) -> None:
@@ -82,7 +82,7 @@ class DeliveryStore:
     async def forget(self, older: float) -> None:
         """Drop some of what is older than so many seconds, and not pending."""
         first = first_id("evt", time.time() - older)
-        await self._do(delivering.FORGET, first=first, most=_FORGOTTEN)
+        await self._do(delivering.FORGET, first=first)
 
     async def _do(self, statement: Any, **values: Any) -> None:
         with answering():

@@ -17,7 +17,7 @@ from runstream.domain.errors import Unavailable, whereabouts
 from runstream.domain.run import Run
 from runstream.domain.webhook import DeliveryAttempt, Dispatch
 from runstream.metrics import WEBHOOK_ATTEMPTS, WEBHOOKS_SWITCHED_OFF
-from runstream.storage.deliveries import DeliveryStore, Failure, Waiting
+from runstream.storage.deliveries import AT_ONCE, DeliveryStore, Failure, Waiting
 from runstream.storage.runs import RunStore
 from runstream.webhooks import message, signing
 from runstream.webhooks.sender import Answer, Sender
@@ -26,8 +26,6 @@ _INTERVAL = 0.5
 """Seconds from one look to the next, where nothing is going on."""
 _LOOKED_AT = 500
 """Webhooks that one look looks at; the next one goes on from there."""
-_TOGETHER = 5
-"""Deliveries to one webhook at once."""
 _TENANTS_PART = 4
 """A tenant has no more than this part of the webhooks that are delivered to at once."""
 _AFTER = 10.0
@@ -74,8 +72,7 @@ class Deliver:
         self._runs = runs
         self._sender = sender
         self._schedule = schedule
-        self._most = max(1, slots // _TOGETHER)
-        self._together = min(slots, _TOGETHER)
+        self._most = max(1, slots // AT_ONCE)
         self._lease = timeout + _AFTER
         self._interval = interval
         self._at_work: dict[str, tuple[str, asyncio.Task[None]]] = {}
@@ -108,7 +105,7 @@ class Deliver:
         chosen = self._chosen(waiting)
         if not chosen:
             return
-        taken = await self._store.take(chosen, most=self._together, lease=self._lease)
+        taken = await self._store.take(chosen, lease=self._lease)
         for webhook_id, group in groupby(sorted(taken, key=lambda sent: sent.webhook.id), lambda sent: sent.webhook.id):
             batch = list(group)
             task = asyncio.create_task(self._batch(batch))

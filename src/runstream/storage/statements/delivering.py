@@ -1,9 +1,8 @@
 """Deliver webhooks: find what is due, take it, and write down what came of it. Postgres' clock says what is due."""
 
-from sqlalchemy import DateTime, Integer, String, bindparam, text
+from sqlalchemy import String, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-_TIME = DateTime(timezone=True)
 _FREE = "disabled_at IS NULL AND (resting_until IS NULL OR resting_until <= now())"
 
 WAITING = text(f"""
@@ -14,8 +13,8 @@ WAITING = text(f"""
             nth + 1
         FROM waiting WHERE id IS NOT NULL AND nth < :most
     )
-    SELECT webhooks.id, tenant, {_FREE} AND EXISTS (
-        SELECT FROM webhook_deliveries WHERE webhook_id = webhooks.id AND status = 'pending' AND due_at <= now()
+    SELECT webhooks.id, tenant, {_FREE} AND now() >= (
+        SELECT min(due_at) FROM webhook_deliveries WHERE webhook_id = webhooks.id AND status = 'pending'
     ) AS due
     FROM waiting JOIN webhooks ON webhooks.id = waiting.id
     ORDER BY webhooks.id
@@ -23,26 +22,30 @@ WAITING = text(f"""
 """Webhooks that something is pending for, in order, and whether it may be attempted now: two looks at the index for
 each, however much that is."""
 
+AT_ONCE = 5
+"""Deliveries to one webhook that are taken together. It stands in the statement: a plan for any number of them would
+read all that there are."""
 TAKE = (
     text(f"""
-    WITH taken AS (
-        SELECT webhooks.*, due.id AS delivery
+    WITH found AS (
+        SELECT webhooks.*, due.id AS delivery, due.due_at
         FROM webhooks CROSS JOIN LATERAL (
-            SELECT id FROM webhook_deliveries
+            SELECT id, due_at FROM webhook_deliveries
             WHERE webhook_id = webhooks.id AND status = 'pending' AND due_at <= now()
-            ORDER BY due_at LIMIT CASE WHEN webhooks.failing_since IS NULL THEN :most ELSE 1 END
-            FOR UPDATE SKIP LOCKED
+            ORDER BY due_at LIMIT {AT_ONCE} FOR UPDATE SKIP LOCKED
         ) AS due
         WHERE webhooks.id = ANY(:webhooks) AND {_FREE}
+    ), taken AS (
+        SELECT *, row_number() OVER (PARTITION BY id ORDER BY due_at) AS nth FROM found
     )
     UPDATE webhook_deliveries AS one SET due_at = now() + CAST(:lease AS interval), tries = tries + 1
-    FROM taken WHERE one.webhook_id = taken.id AND one.id = taken.delivery
+    FROM taken WHERE one.webhook_id = taken.id AND one.id = taken.delivery AND (nth = 1 OR failing_since IS NULL)
     RETURNING taken.*, one.event, one.run_id, one.data, one.created_at AS happened_at, one.tries
 """)  # noqa: S608 - the text is all ours
-    .bindparams(bindparam("webhooks", type_=ARRAY(String)), bindparam("most", type_=Integer))
+    .bindparams(bindparam("webhooks", type_=ARRAY(String)))
     .columns(secrets=JSONB, data=JSONB)
 )
-"""What has been due for longest, at most `most` of each webhook, and one where attempts have been failing. It is
+"""What has been due for longest, of each webhook as much as may be, and one where attempts have been failing. It is
 nobody else's for the length of the lease."""
 
 _ONE = "tenant = :tenant AND webhook_id = :webhook AND id = :delivery"
@@ -95,12 +98,12 @@ receiver is left alone for the `rest` that it asked for, and where it is `slow` 
 to five minutes. Answers why the webhook was switched off by this, if it was: then all that was pending for it ends."""
 
 FORGET = text("""
-    DELETE FROM webhook_deliveries AS one USING (
-        SELECT webhook_id, old.id FROM webhooks CROSS JOIN LATERAL (
-            SELECT webhook_id, webhook_deliveries.id FROM webhook_deliveries
-            WHERE webhook_id = webhooks.id AND webhook_deliveries.id < :first AND status <> 'pending'
-            ORDER BY webhook_deliveries.id LIMIT :most
+    DELETE FROM webhook_deliveries WHERE status <> 'pending' AND ctid = ANY(ARRAY(
+        SELECT old.place FROM webhooks CROSS JOIN LATERAL (
+            SELECT ctid AS place FROM webhook_deliveries
+            WHERE webhook_id = webhooks.id AND id < :first AND status <> 'pending'
+            ORDER BY id LIMIT 1000
         ) AS old
-    ) AS old WHERE one.webhook_id = old.webhook_id AND one.id = old.id
+    ))
 """)
 """Some of what ended long ago, of each webhook."""

@@ -1,0 +1,79 @@
+"""However much is to be delivered, and was, a question reads about as many rows as it answers: see `test_rows_read`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from runstream.domain.webhook import DeliveryStatus
+from runstream.storage.database import connect
+from runstream.storage.deliveries import DeliveryStore
+from runstream.storage.webhooks import WebhookStore
+
+DEADLINE = 60
+WEBHOOKS, DELIVERIES = 20, 40_000
+BUSY = "whk_05"
+"""A quarter of all is this one's; half of everything is pending, and one in a hundred has failed."""
+FILL = f"""
+    INSERT INTO tenants (id) VALUES ('acme');
+    INSERT INTO webhooks (id, tenant, url, events, secrets)
+        SELECT 'whk_' || lpad(n::text, 2, '0'), 'acme', 'http://x', '{{run.completed}}', '[]'
+        FROM generate_series(0, {WEBHOOKS - 1}) n;
+    INSERT INTO webhook_deliveries (webhook_id, id, tenant, event, data, status, due_at, ended_at)
+        SELECT CASE WHEN n % 4 = 0 THEN '{BUSY}' ELSE 'whk_' || lpad((n / 4 % {WEBHOOKS})::text, 2, '0') END,
+               'evt_' || lpad(n::text, 26, '0'), 'acme', 'run.completed', '{{}}', status,
+               now() - make_interval(secs => n), CASE WHEN status <> 'pending' THEN now() END
+        FROM (SELECT n, CASE WHEN n / 16 % 2 = 0 THEN 'pending' WHEN n % 100 < 2 THEN 'failed'
+                                                                                   ELSE 'delivered' END AS status
+              FROM generate_series(0, {DELIVERIES - 1}) n) AS made;
+    ANALYZE;
+    DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET plan_cache_mode = force_generic_plan', current_database()); END $$
+"""
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    connection = await asyncpg.connect(database_url, timeout=DEADLINE, command_timeout=DEADLINE)
+    await connection.execute(FILL)
+    await connection.close()
+    engine = connect(database_url, pool_size=1, timeout=DEADLINE)
+    yield engine
+    await engine.dispose()
+
+
+async def test_what_is_due_is_found_and_taken_by_what_is_taken(engine: AsyncEngine) -> None:
+    store, page = DeliveryStore(engine, patience=1), 50
+
+    def listed(status: DeliveryStatus | None) -> Callable[[], Awaitable[Any]]:
+        tenants = WebhookStore(engine)
+        return lambda: tenants.deliveries("acme", BUSY, status=status, before=None, limit=page)
+
+    questions: dict[str, tuple[Callable[[], Awaitable[Any]], int]] = {
+        "waiting": (lambda: store.waiting(beyond="", limit=500), 5 * WEBHOOKS),
+        "taken": (lambda: store.take([BUSY, "whk_07"], lease=30), 100),
+        "listed": (listed(None), 2 * page),
+        "failed": (listed(DeliveryStatus.FAILED), 2 * page),
+    }
+    for name, (question, most) in questions.items():
+        assert await question(), name
+        assert await rows_read(engine, question) <= most, name
+
+
+async def rows_read(engine: AsyncEngine, question: Callable[[], Awaitable[Any]]) -> int:
+    before = await rows_read_so_far(engine)
+    await question()
+    return await rows_read_so_far(engine) - before
+
+
+async def rows_read_so_far(engine: AsyncEngine) -> int:
+    async with engine.connect() as connection:
+        await connection.execute(text("SELECT pg_stat_force_next_flush()"))
+        query = text(
+            "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'webhook_deliveries'"
+        )
+        return int((await connection.execute(query)).scalar_one())
