@@ -64,6 +64,7 @@ class DeliveryStore:
 
     async def delivered(self, sent: Dispatch, attempt: DeliveryAttempt) -> None:
         await self._do(delivering.DELIVERED, **_named(sent, attempt))
+        await self._do(delivering.HEALTHY, tenant=sent.webhook.tenant, webhook=sent.webhook.id)
 
     async def failed(self, sent: Dispatch, attempt: DeliveryAttempt, failure: Failure) -> OffReason | None:
         """Answers why the webhook was switched off by this, if it was."""

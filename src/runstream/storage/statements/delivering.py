@@ -55,14 +55,15 @@ _ATTEMPTS = """
 """Another at the end; where there are many, without the first."""
 
 DELIVERED = text(f"""
-    WITH healthy AS (
-        UPDATE webhooks SET failing_since = NULL, resting_until = NULL
-        WHERE tenant = :tenant AND id = :webhook AND failing_since IS NOT NULL
-    )
     UPDATE webhook_deliveries SET status = 'delivered', ended_at = now(), attempts = {_ATTEMPTS}
     WHERE {_ONE} AND status <> 'delivered'
 """).bindparams(bindparam("attempt", type_=JSONB))  # noqa: S608 - the text is all ours
 """What was delivered is, though it was given up, or taken by somebody else, in the meantime."""
+HEALTHY = text("""
+    UPDATE webhooks SET failing_since = NULL, resting_until = NULL
+    WHERE tenant = :tenant AND id = :webhook AND failing_since IS NOT NULL
+""")
+"""A statement of its own: it would lock a webhook after one of its deliveries, and all others do the opposite."""
 
 _SLOW = """
     CASE WHEN :slow THEN least(greatest(now() - coalesce(failing_since, now()), interval '5 s'), interval '5 min') END
@@ -72,12 +73,14 @@ _OFF = """
         WHEN tried.status = 'failed' AND failing_since <= now() - CAST(:patience AS interval) THEN 'failing' END
 """
 FAILED = text(f"""
-    WITH tried AS (
+    WITH held AS (
+        SELECT id AS of FROM webhooks WHERE tenant = :tenant AND id = :webhook FOR NO KEY UPDATE
+    ), tried AS (
         UPDATE webhook_deliveries SET attempts = {_ATTEMPTS},
             status = CASE WHEN CAST(:wait AS interval) IS NULL THEN 'failed' ELSE 'pending' END,
             ended_at = CASE WHEN CAST(:wait AS interval) IS NULL THEN now() END,
             due_at = coalesce(now() + CAST(:wait AS interval), due_at)
-        WHERE {_ONE} AND status = 'pending' AND tries = :number
+        FROM held WHERE webhook_id = held.of AND {_ONE} AND status = 'pending' AND tries = :number
         RETURNING status
     ), noted AS (
         UPDATE webhooks SET failing_since = coalesce(failing_since, now()),
