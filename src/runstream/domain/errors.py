@@ -3,8 +3,12 @@
     RunstreamError
     ├── InvalidRequest            400  what was sent cannot be understood
     │   ├── InvalidCursor
+    │   ├── TenantRequired             an operator is to say whose this is
+    │   ├── UserRequired               a server is to say whose the run is
     │   └── InvalidField          422  understood, but a value is not allowed
     ├── Unauthenticated           401
+    ├── Forbidden                 403  not for this principal, whatever is there
+    │   └── MissingScope               `param` names the scope
     ├── NotFound                  404  not there, or not yours: the same answer
     ├── MethodNotAllowed          405
     ├── Conflict                  409
@@ -76,6 +80,18 @@ class InvalidCursor(InvalidRequest):
     code = "invalid_cursor"
 
 
+class TenantRequired(InvalidRequest):
+    """Name the tenant that this is about: send 'Runstream-Tenant'."""
+
+    code = "tenant_required"
+
+
+class UserRequired(InvalidRequest):
+    """Name the user that this run is for: send 'Runstream-User'."""
+
+    code = "user_required"
+
+
 class InvalidField(InvalidRequest):
     """A value in the request is not allowed."""
 
@@ -93,6 +109,19 @@ class Unauthenticated(RunstreamError):
 
     code = "unauthenticated"
     status = 401
+
+
+class Forbidden(RunstreamError):
+    """Your key is not for this."""
+
+    code = "forbidden"
+    status = 403
+
+
+class MissingScope(Forbidden):
+    """Your key lacks the scope that this takes."""
+
+    code = "missing_scope"
 
 
 class NotFound(RunstreamError):
