@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self
 import httpx
 from httpx_sse import EventSource
 
+from runstream.domain.principal import Kind
 from stack import Stack
 
 DEADLINE = 60
@@ -41,6 +42,11 @@ class Caller:
     @classmethod
     def of(cls, stack: Stack, tenant: str, user: str, *, url: str | None = None) -> Self:
         return cls(url or stack.url, stack.create_key(tenant, user), tenant, user)
+
+    @classmethod
+    def server(cls, stack: Stack, tenant: str, *, url: str | None = None) -> Self:
+        """The tenant's backend, whose own runs are of `server`."""
+        return cls(url or stack.url, stack.create_key(tenant, "server", Kind.SERVER), tenant, "server")
 
     def at(self, url: str) -> Caller:
         """The same user at another API process."""

@@ -20,6 +20,7 @@ from runstream.counters.book import Book
 from runstream.domain.cursor import START
 from runstream.domain.events import Event
 from runstream.domain.ids import new_id
+from runstream.domain.principal import Owner
 from runstream.domain.run import Caching, Request, Run
 from runstream.features.base import Feature
 from runstream.features.chat import Chat
@@ -96,7 +97,7 @@ class InProcessWorker:
         return run_id
 
     async def get(self, run_id: str) -> Run:
-        run = await self.store.get(TENANT, run_id)
+        run = await self.store.get(Owner(TENANT, None), run_id)
         assert run is not None
         return run
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -18,8 +18,8 @@ from typing import TypeVar
 import httpx
 from tests import forked
 
-from runstream.api.auth import hash_key, new_key
-from runstream.domain.ids import new_id
+from runstream.access.keys import Keys
+from runstream.domain.principal import Kind, Scope
 from runstream.embedded import Valkey
 from runstream.embedded.port import free_port
 from runstream.storage.database import connect
@@ -166,22 +166,20 @@ class Stack:
     def redis_url(self) -> str:
         return self.valkey.url
 
-    def create_key(self, tenant: str, user: str) -> str:
+    def create_key(
+        self, tenant: str | None, user: str | None, kind: Kind = Kind.USER, scopes: Collection[Scope] | None = None
+    ) -> str:
         """A new key, in the tables directly: the command takes most of a second."""
-        key = new_key()
 
-        async def add() -> None:
+        async def made() -> str:
             engine = connect(self.database_url, pool_size=1, timeout=START_DEADLINE)
             try:
-                hashed = hash_key(key)
-                await KeyStore(engine).add(
-                    key_id=new_id("key"), tenant=tenant, user=user, key_hash=hashed, hint=key[:8]
-                )
+                keys = Keys(KeyStore(engine))
+                return (await keys.create(kind=kind, tenant=tenant, user=user, scopes=scopes)).key
             finally:
                 await engine.dispose()
 
-        outside_the_loop(lambda: asyncio.run(add()))
-        return key
+        return outside_the_loop(lambda: asyncio.run(made()))
 
     def start_api(self, **environment: str) -> Api:
         """One more API process, ready to serve; variables are named without their `RUNSTREAM_`."""
@@ -275,6 +273,7 @@ class Stack:
             "RUNSTREAM_CONSOLE_KEY": self.key,
             "RUNSTREAM_RETRY_DELAYS": "[0.2]",
             "RUNSTREAM_LIMITS": "{}",
+            "RUNSTREAM_FAILED_AUTH_PER_MINUTE": "100000",
             **_variables(self._own),
         }
 

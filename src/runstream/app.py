@@ -13,8 +13,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from runstream import __version__
-from runstream.api import errors, events, limits, operations, runs, usage, webhooks
-from runstream.api.auth import KeyCheck
+from runstream.access.authenticate import Authenticate
+from runstream.access.check import KeyCheck
+from runstream.access.failures import Failures
+from runstream.access.keys import Keys
+from runstream.api import errors, events, keys, limits, operations, runs, usage, webhooks
 from runstream.api.context import CheckedBody, RequestContext, Shortcut
 from runstream.api.documents import describe
 from runstream.api.services import Services
@@ -58,13 +61,14 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with _services(settings, routes) as services:
             app.state.services = services
-            relay = asyncio.create_task(services.hub.run())
+            running = [asyncio.create_task(services.hub.run()), asyncio.create_task(services.key_check.run())]
             look_seldom()
             try:
                 yield
             finally:
-                relay.cancel()
-                await asyncio.wait([relay])
+                for task in running:
+                    task.cancel()
+                await asyncio.wait(running)
 
     app = Shortcut(
         title="Runstream",
@@ -80,11 +84,12 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(limits.router)
     app.include_router(webhooks.router)
     app.include_router(operations.router)
+    app.include_router(keys.router)
     if settings.console:
         key = settings.console_key.get_secret_value() if settings.console_key else None
 
         async def names(of_key: str | None) -> list[str]:
-            whose = await app.state.services.keys.principal(of_key) if of_key and settings.tenant_models else None
+            whose = await app.state.services.key_check.principal(of_key) if of_key and settings.tenant_models else None
             return routes.names(whose and whose.tenant)
 
         app.include_router(console_router(key, names, settings.default_model))
@@ -110,6 +115,8 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
     )
     await open_pool(engine, settings.database_pool)
     redis = redis_client(settings)
+    key_store = KeyStore(engine)
+    key_check = KeyCheck(key_store)
     store, lists = RunStore(engine, warn_call_cost=settings.warn_call_cost), RunLists(engine)
     waiting = redis_client(settings, waiting=True)
     scripts = Scripts(waiting, timeout=settings.redis_timeout)
@@ -145,7 +152,9 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
         lists=lists,
         spend=SpendStore(engine),
         admission=admission,
-        keys=KeyCheck(KeyStore(engine)),
+        key_check=key_check,
+        authenticate=Authenticate(key_check, Failures(settings.failed_auth_per_minute)),
+        keys=Keys(key_store),
         jobs=jobs,
         queue=settings.queue,
         hub=hub,
@@ -219,6 +228,8 @@ def serve(settings: Settings, host: str, port: int) -> bool:
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies,
         timeout_graceful_shutdown=int(settings.shutdown_grace),
     )
     server = _Server(config, reader_timeout=settings.reader_timeout)

@@ -10,10 +10,11 @@ import typer
 
 from runstream.client.access import DEFAULT_URL
 from runstream.domain.errors import InvalidRequest, RunstreamError
+from runstream.domain.principal import Kind, Scope
 from runstream.domain.run import Status
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-keys = typer.Typer(no_args_is_help=True, help="API keys: create, list, revoke.")
+keys = typer.Typer(no_args_is_help=True, help="API keys: create, list, rotate, revoke.")
 app.add_typer(keys, name="keys")
 runs = typer.Typer(no_args_is_help=True, help="Runs, straight at the database: list, show, retry, cancel.")
 app.add_typer(runs, name="runs")
@@ -28,6 +29,7 @@ Key = Annotated[
     ),
 ]
 RunId = Annotated[str, typer.Argument(metavar="RUN")]
+KeyId = Annotated[str, typer.Argument(metavar="KEY", help="As 'runstream keys list' shows it.")]
 OfTenant = Annotated[str | None, typer.Option(help="Only this tenant's.")]
 Since = Annotated[
     str | None, typer.Option(help="Only what was asked for in this time: a number and s, m, h or d, such as 90m.")
@@ -87,13 +89,22 @@ def migrate() -> None:
 
 @keys.command("create")
 def create_key(
-    tenant: Annotated[str, typer.Option(help="The tenant that the key is for; made if it is new.")],
-    user: Annotated[str, typer.Option(help="The user that the key is for.")],
+    tenant: Annotated[str | None, typer.Option(help="The tenant that the key is for; made if it is new.")] = None,
+    user: Annotated[
+        str | None, typer.Option(help="The user that it is for; of a server's, whose runs it makes by default.")
+    ] = None,
+    kind: Annotated[Kind, typer.Option(help="Who has it: docs/access.md says what each may do.")] = Kind.USER,
+    scope: Annotated[
+        list[Scope] | None, typer.Option(help="What it may do, each by itself; all but admin if none is named.")
+    ] = None,
+    expires: Annotated[str | None, typer.Option(help="How long it is good for, such as 90d; else for ever.")] = None,
 ) -> None:
     """Print a new key: it is shown this once, and only its hash is kept."""
     from runstream.keys import create
 
-    print(f"Key for {user} of {tenant}: {asyncio.run(create(tenant, user))}")
+    key = asyncio.run(create(tenant, user, kind=kind, scopes=scope or None, expires=expires))
+    whose = " of ".join(name for name in (user, tenant) if name) or "an operator"
+    print(f"Key for {whose}: {key}")
 
 
 @keys.command("list")
@@ -105,8 +116,22 @@ def list_keys(tenant: Annotated[str | None, typer.Option(help="Only this tenant'
         print(line)
 
 
+@keys.command("rotate")
+def rotate_key(
+    key_id: KeyId,
+    overlap: Annotated[str, typer.Option(help="How long the old key goes on for, 30d at most.")] = "1h",
+    expires: Annotated[
+        str | None, typer.Option(help="How long the new one is good for; else as long as the old one was made for.")
+    ] = None,
+) -> None:
+    """Print a key that takes the place of another, which expires after the overlap."""
+    from runstream.keys import rotate
+
+    print(f"Key in the place of {key_id}: {asyncio.run(rotate(key_id, overlap=overlap, expires=expires))}")
+
+
 @keys.command("revoke")
-def revoke_key(key_id: Annotated[str, typer.Argument(help="As 'runstream keys list' shows it.")]) -> None:
+def revoke_key(key_id: KeyId) -> None:
     """Make a key invalid, within a second in every process."""
     from runstream.keys import revoke
 

@@ -1,53 +1,75 @@
 """What the key commands do."""
 
-import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 
-from runstream.api.auth import hash_key, new_key
-from runstream.domain.errors import InvalidField, NotFound
-from runstream.domain.ids import new_id
+from runstream.access.keys import Keys
+from runstream.domain.durations import in_seconds
+from runstream.domain.principal import Kind, Scope
 from runstream.settings import load
 from runstream.storage.command import opened
-from runstream.storage.keys import KeyStore
-
-_HINT = 8
-_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_USER_MAX = 128
+from runstream.storage.keys import KeyRecord, KeyStore
 
 
-async def create(tenant: str, user: str) -> str:
-    """A new key for `user` of `tenant`, which is made if it is new."""
-    if not _TENANT.fullmatch(tenant):
-        raise InvalidField("A tenant's name is 1 to 64 letters, digits, '_', '.' or '-'.", param="tenant")
-    if not 0 < len(user) <= _USER_MAX or not user.isprintable():
-        raise InvalidField(f"A user's name is 1 to {_USER_MAX} printable characters.", param="user")
-    key = new_key()
-    async with _store() as store:
-        await store.add(key_id=new_id("key"), tenant=tenant, user=user, key_hash=hash_key(key), hint=key[:_HINT])
-    return key
+async def create(
+    tenant: str | None,
+    user: str | None,
+    *,
+    kind: Kind = Kind.USER,
+    scopes: Collection[Scope] | None = None,
+    expires: str | None = None,
+) -> str:
+    """A new key; its tenant is made if it is new. See Keys.create."""
+    async with _keys() as keys:
+        made = await keys.create(kind=kind, tenant=tenant, user=user, scopes=scopes, expires_at=_moment(expires))
+    return made.key
 
 
 async def listed(tenant: str | None) -> list[str]:
     """A line for each key."""
-    async with _store() as store:
-        records = await store.list(tenant)
-    return [
-        f"{r.id}  {r.hint}...  {r.tenant}  {r.user}  {r.created_at:%Y-%m-%d %H:%M}"
-        + (f"  revoked {r.revoked_at:%Y-%m-%d %H:%M}" if r.revoked_at else "")
-        for r in records
-    ]
+    async with _keys() as keys:
+        return [_line(record) for record in await keys.all(tenant)]
+
+
+async def rotate(key_id: str, *, overlap: str, expires: str | None) -> str:
+    """The key that takes its place. See Keys.rotate."""
+    for_long = timedelta(seconds=in_seconds(overlap, param="overlap"))
+    async with _keys() as keys:
+        made = await keys.rotate(None, key_id, overlap=for_long, expires_at=_moment(expires))
+    return made.key
 
 
 async def revoke(key_id: str) -> None:
     """Raises NotFound where there is no such key in use."""
-    async with _store() as store:
-        if not await store.revoke(key_id):
-            raise NotFound("There is no such key, or it is revoked already.")
+    async with _keys() as keys:
+        await keys.revoke(None, key_id)
 
 
 @asynccontextmanager
-async def _store() -> AsyncIterator[KeyStore]:
+async def _keys() -> AsyncIterator[Keys]:
     settings = load()
     async with opened(settings.database_url.get_secret_value(), settings.database_timeout) as engine:
-        yield KeyStore(engine)
+        yield Keys(KeyStore(engine))
+
+
+def _moment(expires: str | None) -> datetime | None:
+    if expires is None:
+        return None
+    return datetime.now(UTC) + timedelta(seconds=in_seconds(expires, param="expires"))
+
+
+def _line(record: KeyRecord) -> str:
+    times = {"expires": record.expires_at, "used": record.last_used_at, "revoked": record.revoked_at}
+    parts = [
+        record.id,
+        f"{record.hint}...",
+        record.tenant or "-",
+        record.user or "-",
+        f"{record.created_at:%Y-%m-%d %H:%M}",
+        record.kind,
+        ",".join(sorted(record.scopes)),
+        *(f"{name} {at:%Y-%m-%d %H:%M}" for name, at in times.items() if at),
+        *([f"replaced by {record.replaced_by}"] if record.replaced_by else []),
+    ]
+    return "  ".join(parts)

@@ -4,7 +4,6 @@ Redis is told where it answers, so that things happen at once; where it does not
 """
 
 import json
-import re
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -16,8 +15,10 @@ from redis.exceptions import RedisError
 
 from runstream.connections import open_log, redis_client
 from runstream.counters.book import Book
-from runstream.domain.errors import InvalidField, NotFound
+from runstream.domain.durations import in_seconds
+from runstream.domain.errors import NotFound
 from runstream.domain.ids import first_id
+from runstream.domain.principal import Owner
 from runstream.domain.run import AttemptRecord, Run, Status
 from runstream.domain.usage import Usage
 from runstream.logs import configure
@@ -31,8 +32,6 @@ from runstream.storage.lists import RunLists
 from runstream.storage.runs import RunStore
 from runstream.stream.log import TokenLog
 
-_SINCE = re.compile(r"([0-9]{1,6})([smhd])")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _PAGE = 100
 
 
@@ -86,7 +85,7 @@ async def cancel(run_ids: Sequence[str]) -> AsyncIterator[tuple[bool, str]]:
             if found is None:
                 yield False, f"{run_id}: There is no such run."
                 continue
-            run = await stop(desk.store, desk.token_log, desk.book, desk.redis, found.tenant, found.id)
+            run = await stop(desk.store, desk.token_log, desk.book, desk.redis, Owner(found.tenant, None), found.id)
             if found.status.ended:
                 yield True, f"{run_id}: It has ended already ({run.status})."
             else:
@@ -141,12 +140,7 @@ async def _desk() -> AsyncIterator[_Desk]:
 
 def _first(since: str | None) -> str | None:
     """The first id that a run made since then can have. Raises InvalidField."""
-    if since is None:
-        return None
-    match = _SINCE.fullmatch(since)
-    if match is None:
-        raise InvalidField("A time is a number and s, m, h or d, such as 90m.", param="since")
-    return first_id("run", max(0.0, time.time() - int(match[1]) * _SECONDS[match[2]]))
+    return first_id("run", max(0.0, time.time() - in_seconds(since, param="since"))) if since is not None else None
 
 
 def _line(run: Run) -> str:

@@ -19,9 +19,9 @@ def tenant() -> str:
     return f"tenant-{uuid4().hex}"
 
 
-def status_with(stack: Stack, key: str) -> int:
-    """What the API answers to a request with this key."""
-    headers = {"Authorization": f"Bearer {key}"}
+def status_with(stack: Stack, key: str, tenant: str | None = None) -> int:
+    """What the API answers to a request with this key, about this tenant."""
+    headers = {"Authorization": f"Bearer {key}"} | ({"Runstream-Tenant": tenant} if tenant else {})
     return httpx.get(f"{stack.url}/v1/runs", headers=headers, timeout=DEADLINE).status_code
 
 
@@ -77,6 +77,57 @@ def test_revoking_twice_or_what_is_not_there_fails_in_a_sentence(command: Comman
         refused = command("keys", "revoke", unknown)
         assert refused.returncode == 1
         assert refused.stderr == "runstream: There is no such key, or it is revoked already.\n"
+
+
+def test_each_kind_of_key_names_whose_it_is(stack: Stack, command: Command, tenant: str) -> None:
+    made = {
+        "server": ("--kind", "server", "--tenant", tenant, "--scope", "runs:read", "--expires", "90d"),
+        "operator": ("--kind", "operator"),
+    }
+    for kind, arguments in made.items():
+        created = command("keys", "create", *arguments)
+        assert created.returncode == 0, created.stderr
+        key = created.stdout.split()[-1]
+        assert status_with(stack, key, tenant) == 200
+        (line,) = [line for line in command("keys", "list").stdout.splitlines() if key[:8] in line]
+        assert kind in line.split()
+        assert ("expires" in line) == (kind == "server")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--tenant", "acme"), "A user's key names its user."),
+        (("--user", "ada"), "A user's key names its tenant."),
+        (("--kind", "server"), "A server's key names its tenant."),
+        (("--kind", "operator", "--tenant", "acme"), "An operator's key is of no tenant and no user."),
+        (("--tenant", "acme", "--user", "ada", "--scope", "admin"), "A user's key cannot have the scope 'admin'."),
+        (
+            ("--tenant", "acme", "--user", "ada", "--expires", "soon"),
+            "A time is a number and s, m, h or d, such as 90m.",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_key_that_is_nobodys_or_may_too_much_is_refused(
+    command: Command, arguments: tuple[str, ...], said: str
+) -> None:
+    refused = command("keys", "create", *arguments)
+    assert refused.returncode == 1
+    assert refused.stderr == f"runstream: {said}\n"
+
+
+def test_a_rotated_key_goes_on_beside_the_one_that_replaces_it(stack: Stack, command: Command, tenant: str) -> None:
+    old = command("keys", "create", "--tenant", tenant, "--user", "ada").stdout.split()[-1]
+    key_id = command("keys", "list", "--tenant", tenant).stdout.split()[0]
+    rotated = command("keys", "rotate", key_id, "--overlap", "1h")
+    assert rotated.returncode == 0, rotated.stderr
+    new = rotated.stdout.split()[-1]
+    assert status_with(stack, old) == status_with(stack, new) == 200
+    shown, _ = command("keys", "list", "--tenant", tenant).stdout.splitlines()
+    assert "expires" in shown
+    assert "replaced by key_" in shown
+    assert command("keys", "rotate", key_id).returncode == 1
 
 
 @pytest.mark.parametrize("tenant", ["", "a b", "-a", "ä", "x" * 65])

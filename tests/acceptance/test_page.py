@@ -387,6 +387,7 @@ async def test_the_page_forbids_foreign_resources_and_frames(api):
         ({"Host": "rebound.example"}, False),
         ({"Host": "127.0.0.1.example:8000"}, False),
         ({"Host": "192.168.1.5:8000"}, False),
+        ({"X-Forwarded-For": "192.168.1.5"}, False),
         ({"Sec-Fetch-Site": "cross-site"}, False),
         ({"Sec-Fetch-Site": "same-site"}, False),
     ],

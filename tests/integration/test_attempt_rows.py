@@ -12,6 +12,7 @@ import pytest
 
 from runstream.domain.findings import Action, Finding, Where
 from runstream.domain.ids import new_id
+from runstream.domain.principal import Owner
 from runstream.domain.run import Ending, Generation, KeptAnswer, Outcome, Request, Status
 from runstream.domain.usage import ProviderCall, Usage
 from runstream.storage.left_behind import LeftBehind
@@ -42,7 +43,7 @@ async def outcomes(store: RunStore, run_id: str) -> list[str]:
 
 
 async def status(store: RunStore, run_id: str) -> tuple[str, int]:
-    run = await store.get(TENANT, run_id)
+    run = await store.get(Owner(TENANT, None), run_id)
     assert run
     return run.status, run.attempt
 
@@ -60,7 +61,7 @@ async def test_an_end_closes_its_attempt_with_what_it_came_to(store: RunStore, r
     await store.claim(run_id, "worker-1")
     assert await store.end(run_id, ENDING, was=Status.RUNNING, attempt=1)
     (attempt,) = await store.attempts(TENANT, run_id)
-    run = await store.get(TENANT, run_id)
+    run = await store.get(Owner(TENANT, None), run_id)
     assert run
     assert (attempt.outcome, attempt.generation, run.usage) == (
         "completed",
@@ -94,7 +95,7 @@ async def test_calls_enter_the_ledger_with_the_attempt_that_made_them_and_never_
     assert (claim.attempt, claim.cost) == (3, Decimal("0.1"))
     assert await store.end(run_id, replace(ENDING, attempt=3), was=Status.RUNNING, attempt=3)
     assert await entered() == [*first, (3, 1, "m-0", 0, None), (3, 2, "m-1", 4, Decimal("0.1"))]
-    run = await store.get(TENANT, run_id)
+    run = await store.get(Owner(TENANT, None), run_id)
     assert run
     assert run.cost == Decimal("0.2")
     await database.execute("delete from runs where id = $1", run_id)
@@ -132,7 +133,7 @@ async def test_a_run_is_flagged_by_the_findings_that_it_shows(store: RunStore, r
     normalized = Finding("nfc", Action.NORMALIZE, Where.INPUT, (0,))
 
     async def shown() -> tuple[bool, list[str]]:
-        run = await store.get(TENANT, run_id)
+        run = await store.get(Owner(TENANT, None), run_id)
         assert run
         return run.flagged, [finding["name"] for finding in run.findings or ()]
 
@@ -212,7 +213,7 @@ async def test_an_answer_that_waits_to_be_read_on_is_paid_for_with_its_runs_end_
     assert (done.since, done.through, done.tokens) == (1, 2, 7), "limits count it, after what attempt 1 came to"
     entered = await database.fetch("select attempt, call, cost from ledger order by call")
     assert [tuple(row) for row in entered] == [(1, 1, None), (1, 2, Decimal("0.1"))]
-    run = await store.get(TENANT, run_id)
+    run = await store.get(Owner(TENANT, None), run_id)
     assert run
     assert run.cost == Decimal("0.1")
     assert await behind.unread(9) == [replace(answer, owed=None)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from in_process import working
+from runstream.domain.principal import Owner
 from runstream.domain.run import Run
 from runstream.domain.transcript import Transcript
 
@@ -177,7 +178,7 @@ async def test_a_secret_is_kept_in_nothing_but_the_input(
         for secret in (KEY, "ghp_" + "c" * 36):
             run, events = await worker.run(f"unsafe:hate {secret}")
             assert run.status == "failed"
-            standing = await worker.store.standing("acme", run.id)
+            standing = await worker.store.standing(Owner("acme", None), run.id)
             assert standing is not None
             assert isinstance(standing.transcript, Transcript)
             kept = [run.error, run.findings, run.output, events, standing.transcript.dump()]

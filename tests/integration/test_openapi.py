@@ -10,6 +10,7 @@ import pytest
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from caller import DEADLINE
+from runstream.domain.principal import Kind, Scope
 
 EXAMPLES = 25
 TIMEOUT = 300
@@ -88,7 +89,7 @@ async def test_every_event_that_a_reader_meets_is_described(document, caller):
 
 
 def test_no_request_breaks_the_api_or_is_answered_otherwise_than_described(stack, tmp_path):
-    key = stack.create_key("schemathesis", "ada")
+    key = stack.create_key("schemathesis", "ada", Kind.SERVER, list(Scope))
     done = subprocess.run(
         [
             *(sys.executable, "-m", "schemathesis.cli", "run", f"{stack.url}/openapi.json"),
@@ -104,4 +105,4 @@ def test_no_request_breaks_the_api_or_is_answered_otherwise_than_described(stack
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "21 selected / 21 total" in done.stdout
+    assert "25 selected / 25 total" in done.stdout

@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 
 from runstream.domain.ids import new_id
+from runstream.domain.principal import Owner
 from runstream.domain.run import Priority, Request, Status
 from runstream.runs.submit import Asked, _hash
 from runstream.storage.left_behind import LeftBehind
@@ -69,7 +70,7 @@ async def test_a_priority_stays_with_the_run_for_each_attempt(
     claim = await store.claim(run_id, "w")
     assert claim is not None
     (lapsed,) = await behind.lapsed(10)
-    run = await store.get("a", run_id)
+    run = await store.get(Owner("a", None), run_id)
     assert run is not None
     assert {claim.priority, lapsed.priority, run.priority} == {Priority.HIGH}
     await store.requeue(run_id, 1, reason="r", delay=0)
@@ -125,4 +126,4 @@ async def test_runs_of_a_lost_worker_are_taken_up_by_turns(
     await store.claim(only, "w")
     lapsed = await behind.lapsed(2)
     assert only in {run.run_id for run in lapsed}
-    assert (await store.get("one", only)).status is Status.RUNNING
+    assert (await store.get(Owner("one", None), only)).status is Status.RUNNING

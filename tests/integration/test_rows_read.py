@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from runstream.domain.principal import Owner
 from runstream.domain.run import Ending, Request, Status
 from runstream.storage.database import connect
 from runstream.storage.leases import LeaseStore
@@ -65,7 +66,7 @@ async def test_a_page_reads_about_the_runs_that_it_shows(engine: AsyncEngine) ->
     lists, size = RunLists(engine), 50
 
     def page(filters: Filters, before: str | None) -> Callable[[], Awaitable[list[Any]]]:
-        return lambda: lists.page(TENANT, filters, before=before, limit=size)
+        return lambda: lists.page(Owner(TENANT, None), filters, before=before, limit=size)
 
     for filters in (
         Filters(),
@@ -86,8 +87,8 @@ async def test_each_step_of_a_run_reads_that_run(engine: AsyncEngine) -> None:
     made: dict[str, Any] = {"tenant": TENANT, "user": USER, "request": request, "queue": "default", "max_attempts": 3}
     steps: dict[str, Callable[[], Awaitable[Any]]] = {
         "asked again": lambda: store.insert(run_id(RUNS), **made, idempotency_key=KEY),
-        "got": lambda: store.get(TENANT, run_id(0)),
-        "watched": lambda: store.standing(TENANT, run_id(0)),
+        "got": lambda: store.get(Owner(TENANT, None), run_id(0)),
+        "watched": lambda: store.standing(Owner(TENANT, None), run_id(0)),
         "claimed": lambda: store.claim(run_id(next(claimed)), "worker-1"),
         "cancelled": lambda: store.request_cancel(TENANT, run_id(0)),
         "ended": lambda: store.end(run_id(next(running)), ending, was=Status.RUNNING, attempt=1),

@@ -27,6 +27,7 @@ from runstream.counters.book import Book
 from runstream.domain.cursor import Cursor
 from runstream.domain.errors import Unavailable
 from runstream.domain.events import DELTA, REASONING, RESTARTED, STARTED, TOOL_CALL
+from runstream.domain.principal import Owner
 from runstream.domain.run import Claim, Ending, Priority, Request, Status
 from runstream.domain.usage import ProviderCall
 from runstream.queue.enqueue import JobQueue
@@ -318,7 +319,7 @@ class World:
         """As the API does it, for a run as it stands."""
         store, before = self._workers[0].store, self._row
         if before.status == "queued":
-            run = await store.get(TENANT, self._run_id)
+            run = await store.get(Owner(TENANT, None), self._run_id)
             assert run
             first = self._workers[0]
             assert await end_unwritten(store, first.log, first.book, run, status=Status.CANCELLED, reason="cancelled")

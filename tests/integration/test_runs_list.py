@@ -87,12 +87,16 @@ async def _first_event(caller, run_id):
 
 
 async def test_runs_are_filtered_by_user(unworked, stack):
-    async with Caller.of(stack, unworked.tenant, "bob", url=str(unworked.http.base_url)) as bob:
+    url = str(unworked.http.base_url)
+    async with (
+        Caller.of(stack, unworked.tenant, "bob", url=url) as bob,
+        Caller.server(stack, unworked.tenant, url=url) as server,
+    ):
         hers, his = await unworked.create(), await bob.create()
-        assert await bob.list(user="bob") == [his]
-        assert await bob.list(user="ada") == [hers]
-        assert await bob.list() == [his, hers]
-        assert await bob.list(user="eve") == []
+        assert await server.list(user="bob") == [his]
+        assert await server.list(user="ada") == [hers]
+        assert await server.list() == [his, hers]
+        assert await server.list(user="eve") == []
 
 
 async def test_runs_are_filtered_by_subject(unworked):

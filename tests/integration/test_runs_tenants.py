@@ -83,11 +83,13 @@ async def test_a_stranger_who_knows_our_idempotency_key_gets_a_run_of_its_own(ca
 
 
 @pytest.mark.promise("P7")
-async def test_users_of_one_tenant_see_each_others_runs(caller, stack):
+async def test_users_of_one_tenant_do_not_see_each_others_runs_and_their_server_sees_all(caller, stack):
     run_id = await caller.create("sim:1")
-    async with Caller.of(stack, caller.tenant, "bob") as colleague:
-        assert (await colleague.ended(run_id))["user"] == "ada"
-        assert await colleague.list() == [run_id]
+    async with Caller.of(stack, caller.tenant, "bob") as colleague, Caller.server(stack, caller.tenant) as server:
+        assert (await colleague.http.get(f"/v1/runs/{run_id}")).status_code == 404
+        assert await colleague.list() == await colleague.list(user="ada") == []
+        assert (await server.ended(run_id))["user"] == "ada"
+        assert await server.list() == [run_id]
 
 
 @pytest.mark.parametrize(("method", "path"), ALL_ROUTES)
@@ -142,7 +144,7 @@ async def test_a_revoked_key_is_refused_within_a_second_or_so(caller, stack):
 
 async def test_a_key_that_the_command_made_opens_its_tenant(caller, stack):
     key = stack.command("keys", "create", "--tenant", caller.tenant, "--user", "grace").split()[-1]
-    run_id = await caller.create("sim:1")
-    async with Caller(stack.url, key, caller.tenant, "grace") as grace:
-        assert await grace.list() == [run_id]
-        assert (await grace.get(await grace.create("sim:1")))["user"] == "grace"
+    async with Caller(stack.url, key, caller.tenant, "grace") as grace, Caller.server(stack, caller.tenant) as server:
+        run_id = await grace.create("sim:1")
+        assert (await grace.get(run_id))["user"] == "grace"
+        assert await server.list() == [run_id]

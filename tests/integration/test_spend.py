@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
+from runstream.domain.principal import Owner
 from runstream.storage.database import connect
 from runstream.storage.runs import RunStore
 from runstream.storage.spend import SpendStore
@@ -23,7 +24,9 @@ async def test_sums_that_take_long_leave_connections_to_runs(database_url: str) 
         async with asyncio.timeout(DEADLINE), asyncio.TaskGroup() as asking, holder.transaction():
             await holder.execute("lock table ledger in access exclusive mode")
             sums = [
-                asking.create_task(spend.spend("acme", [], since=until - timedelta(days=1), until=until, limit=1))
+                asking.create_task(
+                    spend.spend(Owner("acme", None), [], since=until - timedelta(days=1), until=until, limit=1)
+                )
                 for _ in range(2 * POOL)
             ]
             while not await holder.fetchval("select count(*) from pg_locks where not granted"):

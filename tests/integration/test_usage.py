@@ -41,6 +41,13 @@ async def caller(priced: Stack) -> AsyncIterator[Caller]:
         yield caller
 
 
+@pytest.fixture
+async def server(priced: Stack, caller: Caller) -> AsyncIterator[Caller]:
+    """The backend of the caller's tenant, which sees what all of its users spent."""
+    async with Caller.server(priced, caller.tenant) as server:
+        yield server
+
+
 async def ledger(stack: Stack, caller: Caller) -> list[dict[str, Any]]:
     query = "select * from ledger where tenant = $1 order by run_id, attempt, call"
     return [dict(row) for row in await rows(stack, query, caller.tenant)]
@@ -180,7 +187,7 @@ async def test_the_last_attempt_whose_worker_was_lost_is_paid_for_by_the_sweep_t
         assert Decimal((await caller.ended(run_id))["cost"]) == entry["cost"] > 0
 
 
-async def test_every_way_to_group_spend_adds_up_to_the_ledger(priced, caller):
+async def test_every_way_to_group_spend_adds_up_to_the_ledger(priced, caller, server):
     async with Caller.of(priced, caller.tenant, "bob") as bob, Caller.of(priced, f"{caller.tenant}-2", "eve") as eve:
         models = ["sim:3", "sim:4", "fallback", "cut:6", "status:400"]
         ids = [(who, await who.create(model)) for who in (caller, bob, eve) for model in models]
@@ -200,15 +207,16 @@ async def test_every_way_to_group_spend_adds_up_to_the_ledger(priced, caller):
     spent = sum((entry["cost"] for entry in entries if entry["cost"]), Decimal(0))
     for size in range(len(DIMENSIONS) + 1):
         for group in combinations(DIMENSIONS, size):
-            told = await usage(caller, group_by=",".join(group))
+            told = await usage(server, group_by=",".join(group))
             assert {name: sum(each[name] for each in told) for name in whole} == whole
             assert sum(Decimal(each["cost"]) for each in told) == spent
             keys = [tuple(each[name] for name in group) for each in told]
             assert len(set(keys)) == len(keys)
             assert keys == sorted(keys)
-    by_user = {each["user"]: each["calls"] for each in await usage(caller, group_by="user")}
+    by_user = {each["user"]: each["calls"] for each in await usage(server, group_by="user")}
     assert by_user == {"ada": len(entries) // 2, "bob": len(entries) // 2}
-    assert [each["tenant"] for each in await usage(caller, group_by="tenant")] == [caller.tenant]
+    assert [each["tenant"] for each in await usage(server, group_by="tenant")] == [caller.tenant]
+    assert [(each["user"], each["calls"]) for each in await usage(caller, group_by="user")] == [("ada", by_user["ada"])]
 
 
 async def test_calls_of_any_size_add_up_though_they_have_no_price(priced, caller):
@@ -238,11 +246,11 @@ async def test_spend_is_told_of_the_time_asked_for_from_its_beginning_and_before
     assert await calls(just_after, just_after + timedelta(days=1)) == 0
 
 
-async def test_spend_comes_as_csv_to_who_asks_for_it_with_names_that_no_spreadsheet_runs(priced, caller):
+async def test_spend_comes_as_csv_to_who_asks_for_it_with_names_that_no_spreadsheet_runs(priced, caller, server):
     async with Caller.of(priced, caller.tenant, "=cmd()") as sly:
         for who in (caller, sly):
             await who.ended(await who.create("sim:5", prompt="one two three"))
-    response = await caller.http.get("/v1/usage", params={"group_by": "user,model"}, headers={"Accept": "text/csv"})
+    response = await server.http.get("/v1/usage", params={"group_by": "user,model"}, headers={"Accept": "text/csv"})
     assert response.headers["content-type"].startswith("text/csv")
     told = list(csv.DictReader(StringIO(response.text)))
     assert [(each["user"], each["model"], each["calls"], each["cost"]) for each in told] == [

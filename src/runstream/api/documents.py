@@ -13,20 +13,24 @@ from runstream.api.schemas.runs import ChatRequest, RunObject
 _REFUSALS = {
     400: "The request cannot be understood.",
     401: "No key, or not a valid one.",
-    404: "There is no such run of yours.",
+    403: "The key lacks a scope, which `param` names; or it is not for this at all.",
+    404: "There is no such thing of yours.",
     409: "The Idempotency-Key was used with another body.",
     413: "The body is too large.",
     415: "The body is not application/json.",
     422: "A value is not allowed; `param` says which.",
     429: (
-        "A limit has no room for it, and `param` says which; or as many runs of yours wait as may. Try again after "
-        "Retry-After; nothing was accepted."
+        "A limit has no room for it, and `param` says which; or as many runs of yours wait as may; or too many keys "
+        "from your address were not valid. Try again after Retry-After; nothing was accepted."
     ),
     503: (
         "A part of the service does not answer now. Try again after Retry-After; with the same Idempotency-Key there "
         "is one run, whether or not this request made it."
     ),
 }
+
+EVERYWHERE = (400, 401, 403, 422, 429, 503)
+"""What who asks with a key may be told on every route."""
 
 NOT_RETRYABLE: dict[str, Any] = {"model": ErrorBody, "description": "The run has not failed and is not cancelled."}
 

@@ -7,21 +7,23 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import BaseModel
 
-from runstream.api.documents import CHAT_BODY, EVENT_STREAM, NOT_RETRYABLE, STREAMED, refusals
+from runstream.api.asking import Cancelling, Listing, Reading, Writing
+from runstream.api.documents import CHAT_BODY, EVENT_STREAM, EVERYWHERE, NOT_RETRYABLE, STREAMED, refusals
 from runstream.api.events import MEDIA_TYPE, EventStream, replay
 from runstream.api.rates import rate_headers
 from runstream.api.schemas.fields import Absent, EventId, IdempotencyKey, Moment, Name, PageCursor
 from runstream.api.schemas.runs import AttemptList, AttemptObject, RunObject, RunPage, RunRequest
-from runstream.api.services import Asking, Given, Services
+from runstream.api.services import Given, Services
 from runstream.domain.cursor import START, Cursor
 from runstream.domain.errors import InvalidCursor, InvalidRequest, NotFound
-from runstream.domain.ids import is_run_id
+from runstream.domain.ids import is_id
+from runstream.domain.principal import Owner
 from runstream.domain.run import Priority, Status
 from runstream.runs.submit import Asked
 from runstream.runs.watch import MAX_WAIT
 from runstream.storage.lists import Filters
 
-router = APIRouter(prefix="/v1/runs", tags=["runs"], responses=refusals(401, 422, 503))
+router = APIRouter(prefix="/v1/runs", tags=["runs"], responses=refusals(*EVERYWHERE))
 
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*([0-9]{1,6})(?![0-9])", re.IGNORECASE)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -38,7 +40,7 @@ Wait = Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait fo
 )
 async def create_run(
     body: RunRequest,
-    asking: Asking,
+    asking: Writing,
     services: Given,
     idempotency_key: Annotated[
         IdempotencyKey | Absent,
@@ -59,18 +61,19 @@ async def create_run(
         raise InvalidRequest("An Idempotency-Key is 1 to 255 visible ASCII characters.", param="Idempotency-Key")
     wait = _preferred_wait(prefer)
     after = _cursor(last_event_id)
+    tenant, user = asking.maker
     run, new, left = await services.submit(
-        tenant=asking.tenant, user=asking.user, asked=_asked(body), idempotency_key=idempotency_key
+        tenant=tenant, user=user, asked=_asked(body), idempotency_key=idempotency_key
     )
     headers = {"Location": f"/v1/runs/{run.id}", **rate_headers(left)}
     if not new:
         headers["Idempotency-Replayed"] = "true"
     if _wants_events(accept):
         if new and after == START:
-            return EventStream(services.watch.reader(asking.tenant, run.id, START), headers)
-        return await _stream(services, asking.tenant, run.id, after, headers)
+            return EventStream(services.watch.reader(asking.owner, run.id, START), headers)
+        return await _stream(services, asking.owner, run.id, after, headers)
     if wait:
-        run = await services.watch.until_ended(asking.tenant, run.id, wait)
+        run = await services.watch.until_ended(asking.owner, run.id, wait)
         headers["Preference-Applied"] = f"wait={wait}"
     status = 200 if wait and run.status.ended else 202
     return _json(RunObject.of(run), status, headers)
@@ -78,7 +81,7 @@ async def create_run(
 
 @router.get("", response_model=RunPage, responses=refusals(400))
 async def list_runs(
-    asking: Asking,
+    asking: Listing,
     services: Given,
     status: Status | None = None,
     feature: Annotated[Name | None, Query()] = None,
@@ -90,19 +93,19 @@ async def list_runs(
     cursor: Annotated[PageCursor | Absent, Query(description="`next` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Response:
-    """The tenant's runs, newest first."""
-    if cursor is not None and not is_run_id(cursor):
+    """The runs that you may see, newest first: a user its own, a server its tenant's."""
+    if cursor is not None and not is_id("run", cursor):
         raise InvalidRequest("A page's cursor is the 'next' of the page before it.", param="cursor")
     filters = Filters(status, feature, user, subject_type, subject_id, created_after, created_before)
-    runs = await services.lists.page(asking.tenant, filters, before=cursor, limit=limit + 1)
+    runs = await services.lists.page(asking.owner, filters, before=cursor, limit=limit + 1)
     shown = [RunObject.of(run) for run in runs[:limit]]
     return _json(RunPage(data=shown, next=shown[-1].id if len(runs) > limit else None))
 
 
 @router.get("/{run_id}", response_model=RunObject, responses=refusals(404))
-async def get_run(run_id: str, asking: Asking, services: Given, wait: Wait = 0) -> Response:
+async def get_run(run_id: str, asking: Reading, services: Given, wait: Wait = 0) -> Response:
     """One run; with `wait`, as soon as it has ended, or as it is when the time is up."""
-    return _json(RunObject.of(await services.watch.until_ended(asking.tenant, _known(run_id), wait)))
+    return _json(RunObject.of(await services.watch.until_ended(asking.owner, _known(run_id), wait)))
 
 
 @router.get(
@@ -116,7 +119,7 @@ async def get_run(run_id: str, asking: Asking, services: Given, wait: Wait = 0) 
 )
 async def follow_run(
     run_id: str,
-    asking: Asking,
+    asking: Reading,
     services: Given,
     after: Annotated[EventId | Absent, Query(description="As Last-Event-ID, which goes before it.")] = None,
     last_event_id: Annotated[
@@ -127,13 +130,13 @@ async def follow_run(
 
     A response that ends without a terminal event is to be asked for again with the last id seen.
     """
-    return await _stream(services, asking.tenant, _known(run_id), _cursor(last_event_id or after), {})
+    return await _stream(services, asking.owner, _known(run_id), _cursor(last_event_id or after), {})
 
 
 @router.post("/{run_id}/cancel", response_model=RunObject, responses=refusals(400, 404, 413, 415))
-async def cancel_run(run_id: str, asking: Asking, services: Given) -> Response:
+async def cancel_run(run_id: str, asking: Cancelling, services: Given) -> Response:
     """Stop the run, and answer it: ended, in all but the rarest cases. Calling it again is harmless."""
-    return _json(RunObject.of(await services.cancel(asking.tenant, _known(run_id))))
+    return _json(RunObject.of(await services.cancel(asking.owner, _known(run_id))))
 
 
 @router.post(
@@ -142,24 +145,24 @@ async def cancel_run(run_id: str, asking: Asking, services: Given) -> Response:
     response_model=RunObject,
     responses={409: NOT_RETRYABLE, **refusals(400, 404, 413, 415, 429)},
 )
-async def retry_run(run_id: str, asking: Asking, services: Given) -> Response:
+async def retry_run(run_id: str, asking: Writing, services: Given) -> Response:
     """Have a failed or cancelled run tried again, as a new attempt. What it said so far is void."""
-    run = await services.retry(asking.tenant, _known(run_id))
+    run = await services.retry(asking.owner, _known(run_id))
     return _json(RunObject.of(run), 202, {"Location": f"/v1/runs/{run.id}"})
 
 
 @router.get("/{run_id}/attempts", response_model=AttemptList, responses=refusals(404))
-async def list_attempts(run_id: str, asking: Asking, services: Given) -> Response:
+async def list_attempts(run_id: str, asking: Reading, services: Given) -> Response:
     """The run's attempts, the first one first: what each came to, and why."""
-    run = await services.store.get(asking.tenant, _known(run_id))
+    run = await services.store.get(asking.owner, _known(run_id))
     if run is None:
         raise NotFound("There is no such run.")
     attempts = await services.store.attempts(run.tenant, run.id)
     return _json(AttemptList(data=[AttemptObject.of(attempt) for attempt in attempts]))
 
 
-async def _stream(services: Services, tenant: str, run_id: str, after: Cursor, headers: dict[str, str]) -> Response:
-    standing = await services.store.standing(tenant, run_id)
+async def _stream(services: Services, owner: Owner, run_id: str, after: Cursor, headers: dict[str, str]) -> Response:
+    standing = await services.store.standing(owner, run_id)
     if standing is None:
         raise NotFound("There is no such run.")
     if standing.transcript is not None:
@@ -172,11 +175,11 @@ async def _stream(services: Services, tenant: str, run_id: str, after: Cursor, h
         raise InvalidCursor("This cursor is of an attempt that has not begun.", param="Last-Event-ID")
     if standing.retried_attempt is not None:
         after = max(after, Cursor(standing.retried_attempt + 1, 0))  # what the log has of older attempts is void
-    return EventStream(services.watch.reader(tenant, run_id, after), headers)
+    return EventStream(services.watch.reader(owner, run_id, after), headers)
 
 
 def _known(run_id: str) -> str:
-    if not is_run_id(run_id):
+    if not is_id("run", run_id):
         raise NotFound("There is no such run.")
     return run_id
 

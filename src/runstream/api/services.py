@@ -1,16 +1,15 @@
-"""What the routes are given: the services, and who asks."""
+"""What the routes are given."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Request, Security
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import Depends, Request
 from redis.asyncio import Redis
-from structlog.contextvars import bind_contextvars
 
-from runstream.api.auth import KeyCheck, Principal
-from runstream.domain.errors import Unauthenticated
+from runstream.access.authenticate import Authenticate
+from runstream.access.check import KeyCheck
+from runstream.access.keys import Keys
 from runstream.gateway.admission import Admission
 from runstream.queue.enqueue import JobQueue
 from runstream.runs.cancel import Cancel
@@ -32,7 +31,9 @@ class Services:
     lists: RunLists
     spend: SpendStore
     admission: Admission
-    keys: KeyCheck
+    key_check: KeyCheck
+    authenticate: Authenticate
+    keys: Keys
     jobs: JobQueue
     queue: str
     hub: Hub
@@ -49,20 +50,3 @@ async def _services(request: Request) -> Services:
 
 
 Given = Annotated[Services, Depends(_services)]
-
-_bearer = HTTPBearer(auto_error=False, description="An API key, 'rs_...'.")
-
-
-async def _authenticate(
-    services: Given, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
-) -> Principal:
-    principal = await services.keys.principal(credentials.credentials) if credentials else None
-    if principal is None:
-        raise Unauthenticated
-    bind_contextvars(tenant=principal.tenant)
-    return principal
-
-
-Asking = Annotated[Principal, Depends(_authenticate)]
-Managing = Asking
-"""Who manages what is the tenant's as a whole: any of its keys, for now."""

@@ -8,14 +8,15 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
 
-from runstream.api.documents import refusals
+from runstream.api.asking import Spending
+from runstream.api.documents import EVERYWHERE, refusals
 from runstream.api.schemas.fields import Absent, Moment
 from runstream.api.schemas.usage import UsagePage, UsageSum
-from runstream.api.services import Asking, Given
+from runstream.api.services import Given
 from runstream.domain.errors import InvalidField
 from runstream.storage.spend import Dimension
 
-router = APIRouter(prefix="/v1/usage", tags=["usage"], responses=refusals(401, 422, 503))
+router = APIRouter(prefix="/v1/usage", tags=["usage"], responses=refusals(*EVERYWHERE))
 
 _CSV = "text/csv"
 _MOST = 10_000
@@ -29,7 +30,7 @@ _DIMENSIONS = ", ".join(Dimension)
     responses={200: {"content": {_CSV: {"schema": {"type": "string"}}}}},
 )
 async def get_usage(
-    asking: Asking,
+    asking: Spending,
     services: Given,
     group_by: Annotated[str, Query(description=f"Any of {_DIMENSIONS}, with commas between.")] = "",
     from_: Annotated[
@@ -38,16 +39,16 @@ async def get_usage(
     to: Annotated[Moment | None, Query(description="Now, where it is left out.")] = None,
     accept: Annotated[str | Absent, Header(include_in_schema=False)] = None,
 ) -> Response:
-    """The tenant's spend from `from` on and before `to`, as the ledger of calls to providers has it.
+    """What was spent from `from` on and before `to`, as the ledger of calls to providers has it.
 
-    CSV where the request accepts `text/csv`.
+    It is a user's own, or all of a tenant's. CSV where the request accepts `text/csv`.
     """
     by = _dimensions(group_by)
     until = to or datetime.now(UTC)
     since = from_ or _before(until)
     if since > until:
         raise InvalidField("This time begins after its end: give a 'from' before 'to'.", param="from")
-    spent = await services.spend.spend(asking.tenant, by, since=since, until=until, limit=_MOST + 1)
+    spent = await services.spend.spend(asking.owner, by, since=since, until=until, limit=_MOST + 1)
     if len(spent) > _MOST:
         raise InvalidField(f"These are more than {_MOST} groups: ask for a shorter time.", param="group_by")
     groups = [UsageSum.of(each) for each in spent]

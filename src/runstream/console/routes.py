@@ -60,11 +60,13 @@ def _file(path: Path) -> Response:
 
 def _is_local(request: Request) -> bool:
     """Whether a page of our own on this machine asks. A hostile page can ask through the visitor's browser, but
-    then the request names another host (one that has been pointed at this address) or is marked as cross-site.
+    then the request names another host (one that has been pointed at this address) or is marked as cross-site. What
+    came by a proxy may be anybody's.
     """
     peer = request.client.host if request.client else ""
+    direct = not {"forwarded", "x-forwarded-for"} & set(request.headers)
     own_page = request.headers.get("sec-fetch-site", "none") in {"none", "same-origin"}
-    return own_page and _is_loopback(peer) and _is_loopback(_without_port(request.headers.get("host", "")))
+    return direct and own_page and _is_loopback(peer) and _is_loopback(_without_port(request.headers.get("host", "")))
 
 
 def _without_port(host: str) -> str:

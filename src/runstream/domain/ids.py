@@ -5,7 +5,7 @@ import secrets
 import time
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
-_RUN_ID = re.compile(rf"run_[{_ALPHABET}]{{26}}")
+_ID = re.compile(rf"[a-z]+_[{_ALPHABET}]{{26}}")
 
 
 def new_id(prefix: str, now: float | None = None) -> str:
@@ -23,6 +23,6 @@ def _named(prefix: str, at: float, bits: int) -> str:
     return f"{prefix}_" + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
 
 
-def is_run_id(text: str) -> bool:
-    """Whether `text` could be a run's id: one that could not is not looked for."""
-    return _RUN_ID.fullmatch(text) is not None
+def is_id(prefix: str, text: str) -> bool:
+    """Whether `text` could be such a name: one that could not is not looked for."""
+    return text.startswith(f"{prefix}_") and _ID.fullmatch(text) is not None

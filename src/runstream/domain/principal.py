@@ -50,8 +50,8 @@ class OneRun:
 class Principal:
     """`credential` is the id of the key or the token that it came with: no secret.
 
-    An operator is of no tenant but the one that a request names. It and a server may act for a user, and are then shown
-    no more than that user is; the `user` of a server is the one whose runs it makes while it acts for nobody. With
+    An operator is of no tenant but the one that a request names. It and a server may act for a user, and may then do no
+    more than that user; the `user` of a server is the one whose runs it makes while it acts for nobody. With
     `only`, scopes mean nothing: it is that run, and what may be done to it.
     """
 
@@ -73,10 +73,15 @@ class Principal:
     @property
     def maker(self) -> tuple[str, str]:
         """The tenant and the user that a run which it makes belongs to. Raises TenantRequired, UserRequired."""
-        tenant, user = self.owner.tenant, self.acts_for or self.user
+        tenant, user = self.owner.tenant, self.spends_as
         if user is None:
             raise UserRequired(param="Runstream-User")
         return tenant, user
+
+    @property
+    def spends_as(self) -> str | None:
+        """The user whose limits hold for what it makes."""
+        return self.acts_for or self.user
 
     def check(self, scope: Scope, act: RunAct | None = None, run_id: str | None = None) -> None:
         """Raises MissingScope; and where it is restricted to a run, Forbidden and NotFound.
@@ -100,7 +105,7 @@ class Principal:
         if user is not None and not (self.kind is Kind.USER and user == self.user):
             if self.kind is Kind.USER or self.only:
                 raise Forbidden("Only a server or an operator may act for a user.", param="Runstream-User")
-            return replace(self, acts_for=user_name(user))
+            return replace(self, acts_for=user_name(user), scopes=self.scopes - {Scope.ADMIN})
         return self
 
 

@@ -20,6 +20,7 @@ from runstream.domain.limits import (
     Limit,
     Measure,
     Party,
+    Scope,
     Take,
     Use,
     Window,
@@ -114,15 +115,18 @@ class Admission:
         except Away as error:
             log.warning("counters_not_forgotten", error=str(error))
 
-    async def uses(self, tenant: str, user: str, features: Sequence[str]) -> tuple[datetime, list[Use]]:
-        """How much of each limit that holds for the user is used, and at what time that was. Raises Unavailable."""
+    async def uses(self, tenant: str, user: str | None, features: Sequence[str]) -> tuple[datetime, list[Use]]:
+        """How much of each limit that holds for the user is used, and at what time that was. Raises Unavailable.
+
+        Of those of the tenant and its features alone, where no user is named.
+        """
         limits = self._limits.of(tenant)
         uses: dict[tuple[Limit, str], Use] = {}
         at = datetime.now(UTC)
         for feature in features if limits else ():
-            at, of_feature = await self._look(Party(tenant, user, feature), limits)
+            at, of_feature = await self._look(Party(tenant, user or "", feature), limits)
             uses |= {(use.limit, use.whose): use for use in of_feature}
-        return at, list(uses.values())
+        return at, [use for use in uses.values() if user is not None or use.limit.scope is not Scope.USER]
 
     async def _look(self, party: Party, limits: Sequence[Limit]) -> tuple[datetime, Sequence[Use]]:
         try:

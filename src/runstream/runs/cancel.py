@@ -5,6 +5,7 @@ from redis.asyncio import Redis
 from runstream.counters.book import Book
 from runstream.crash_points import Point, reached
 from runstream.domain.errors import NotFound
+from runstream.domain.principal import Owner
 from runstream.domain.run import Run, Status
 from runstream.queue.control import announce_cancel
 from runstream.runs.finish import end_unwritten
@@ -24,30 +25,30 @@ class Cancel:
         self._redis = redis
         self._watch = watch
 
-    async def __call__(self, tenant: str, run_id: str) -> Run:
+    async def __call__(self, owner: Owner, run_id: str) -> Run:
         """End a queued run, or have a running one stopped; answers the run, ended if that took no longer than a second.
 
         Calling it again changes nothing. Against an end that comes at the same time, exactly one of the two wins.
         Raises NotFound, Unavailable.
         """
-        run = await stop(self._store, self._log, self._book, self._redis, tenant, run_id)
-        return run if run.status.ended else await self._watch.until_ended(tenant, run_id, _PATIENCE)
+        run = await stop(self._store, self._log, self._book, self._redis, owner, run_id)
+        return run if run.status.ended else await self._watch.until_ended(owner, run_id, _PATIENCE)
 
 
-async def stop(store: RunStore, token_log: TokenLog, book: Book, redis: Redis, tenant: str, run_id: str) -> Run:
+async def stop(store: RunStore, token_log: TokenLog, book: Book, redis: Redis, owner: Owner, run_id: str) -> Run:
     """End a queued run, or tell its worker to stop a running one; answers the run as it then is.
 
     Raises NotFound, Unavailable.
     """
     while True:
-        run = await store.get(tenant, run_id)
+        run = await store.get(owner, run_id)
         if run is None:
             raise NotFound("There is no such run.")
         if run.status.ended:
             return run
         if run.status is Status.QUEUED:
             await end_unwritten(store, token_log, book, run, status=Status.CANCELLED, reason="cancelled")
-        elif worker := await store.request_cancel(tenant, run_id):
+        elif worker := await store.request_cancel(run.tenant, run_id):
             reached(Point.CANCEL_MARKED)
             await announce_cancel(redis, worker, run_id)
             return run

@@ -12,6 +12,7 @@ from runstream.counters.away import Away
 from runstream.counters.book import Book
 from runstream.crash_points import Point, reached
 from runstream.domain.errors import Unavailable, whereabouts
+from runstream.domain.principal import Owner
 from runstream.domain.run import UNKNOWN, KeptAnswer, Outcome, Status
 from runstream.metrics import LAPSED, STRANDED, SWEEPS_FOUND
 from runstream.queue.enqueue import JobQueue
@@ -174,7 +175,7 @@ class Sweep:
             error = {"code": _REASON, "message": "Each attempt's worker was lost before it was done."}
             return await self._end(lapsed, Status.FAILED, error)
         generation = UNKNOWN
-        if not lapsed.shared and (run := await self._store.get(lapsed.tenant, lapsed.run_id)):
+        if not lapsed.shared and (run := await self._store.get(Owner(lapsed.tenant, None), lapsed.run_id)):
             generation = owing(unseen(run, characters, self._call_unseen, lapsed.kept))
         taken = await self._store.requeue(
             lapsed.run_id,
@@ -191,7 +192,7 @@ class Sweep:
         return True
 
     async def _end(self, lapsed: Lapsed, status: Status, error: Mapping[str, str] | None = None) -> bool:
-        run = await self._store.get(lapsed.tenant, lapsed.run_id)
+        run = await self._store.get(Owner(lapsed.tenant, None), lapsed.run_id)
         if run is None or (run.status, run.attempt) != (Status.RUNNING, lapsed.attempt):
             return False
         return await end_unwritten(

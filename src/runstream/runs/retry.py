@@ -8,6 +8,7 @@ from redis.exceptions import RedisError
 from runstream.crash_points import Point, reached
 from runstream.domain.errors import Conflict, NotFound, QueueFull, TooManyQueued
 from runstream.domain.limits import Party
+from runstream.domain.principal import Owner
 from runstream.domain.run import Run, Status
 from runstream.gateway.admission import Admission, Wanted
 from runstream.metrics import NOT_ENQUEUED, TRIED_AGAIN
@@ -28,14 +29,14 @@ class Retry:
         self._backlog = backlog
         self._admission = admission
 
-    async def __call__(self, tenant: str, run_id: str) -> Run:
+    async def __call__(self, owner: Owner, run_id: str) -> Run:
         """Queue a failed or cancelled run for another attempt, and answer it. It is limited as a new one is.
 
         Of several calls at the same time exactly one does so. Raises NotFound, Conflict, LimitReached, TooManyQueued,
         Unavailable.
         """
         while True:
-            run = await self._store.get(tenant, run_id)
+            run = await self._store.get(owner, run_id)
             if run is None:
                 raise NotFound("There is no such run.")
             if run.status not in RETRYABLE:

@@ -7,6 +7,7 @@ from functools import partial
 from runstream.domain.cursor import Cursor
 from runstream.domain.errors import NotFound
 from runstream.domain.events import Event
+from runstream.domain.principal import Owner
 from runstream.domain.run import Run
 from runstream.storage.runs import RunStore
 from runstream.stream.hub import Hub, Subscription
@@ -23,18 +24,18 @@ class Watch:
         self._hub = hub
         self._log = token_log
 
-    def reader(self, tenant: str, run_id: str, after: Cursor) -> Reader:
+    def reader(self, owner: Owner, run_id: str, after: Cursor) -> Reader:
         """Follows a run that has not ended, as far as is known; it finds out if it has."""
-        rest = partial(self._rest, tenant, run_id)
+        rest = partial(self._rest, owner, run_id)
         return Reader(run_id, after, hub=self._hub, token_log=self._log, rest=rest)
 
-    async def _rest(self, tenant: str, run_id: str, after: Cursor) -> Sequence[Event] | None:
-        standing = await self._store.standing(tenant, run_id)
+    async def _rest(self, owner: Owner, run_id: str, after: Cursor) -> Sequence[Event] | None:
+        standing = await self._store.standing(owner, run_id)
         return standing.transcript.after(after) if standing and standing.transcript else None
 
-    async def until_ended(self, tenant: str, run_id: str, seconds: float) -> Run:
+    async def until_ended(self, owner: Owner, run_id: str, seconds: float) -> Run:
         """The run as soon as it has ended, or as it is after `seconds`. Raises NotFound, Unavailable."""
-        run = await self._get(tenant, run_id)
+        run = await self._get(owner, run_id)
         if run.status.ended or seconds <= 0:
             return run
         with self._hub.subscribe(run_id) as subscription:
@@ -42,13 +43,13 @@ class Watch:
                 async with asyncio.timeout(seconds):
                     while not subscription.closing and not run.status.ended:
                         await _something_changed(subscription)
-                        run = await self._get(tenant, run_id)
+                        run = await self._get(owner, run_id)
                     return run
             except TimeoutError:
-                return await self._get(tenant, run_id)
+                return await self._get(owner, run_id)
 
-    async def _get(self, tenant: str, run_id: str) -> Run:
-        run = await self._store.get(tenant, run_id)
+    async def _get(self, owner: Owner, run_id: str) -> Run:
+        run = await self._store.get(owner, run_id)
         if run is None:
             raise NotFound("There is no such run.")
         return run

@@ -21,7 +21,7 @@ from runstream.settings.parts import (
     ScopedLimitSettings,
     TargetSettings,
 )
-from runstream.settings.values import Dollars, FromJson, Name, Provider, Seconds, SecondsOrNone, Tenant
+from runstream.settings.values import Dollars, FromJson, Name, Network, Provider, Seconds, SecondsOrNone, Tenant
 
 __all__ = [
     "AllLimitSettings",
@@ -111,6 +111,8 @@ class Settings(BaseSettings):
     stream_ended_ttl: Seconds = Field(60, ge=0.001)
     max_body: int = Field(1_000_000, ge=1, le=10**9)
     shutdown_grace: SecondsOrNone = 5
+    failed_auth_per_minute: int = Field(30, ge=0, le=10**9)
+    trusted_proxies: Annotated[list[Network], FromJson] = []
 
     webhook_private: bool = False
     webhook_timeout: Seconds = 15

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from decimal import Decimal
+from ipaddress import ip_network
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
@@ -61,6 +62,13 @@ def _key(value: SecretStr) -> SecretStr:
     return value
 
 
+def _network(value: str) -> str:
+    try:
+        return str(ip_network(value, strict=False))
+    except ValueError:
+        raise PydanticCustomError("network", "It takes addresses and networks such as 10.0.0.0/8") from None
+
+
 FromJson = BeforeValidator(_from_json)
 
 Seconds = Annotated[float, Field(gt=0, le=_LONGEST, allow_inf_nan=False)]
@@ -75,6 +83,7 @@ Tenant = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Provider = Tenant
 File = Annotated[str, AfterValidator(_absolute)]
 """The same for every process, wherever it was started; and a key that was put here by mistake is told to nobody."""
+Network = Annotated[str, AfterValidator(_network)]
 Key = Annotated[SecretStr, AfterValidator(_key)]
 
 

@@ -1,13 +1,33 @@
 """Tenants and their API keys. A key itself is never stored, only its hash."""
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Interval,
+    LargeBinary,
+    Row,
+    String,
+    any_,
+    bindparam,
+    extract,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from runstream.storage.database import answering
+from runstream.domain.principal import Kind, Principal, Scope
+from runstream.storage.database import ask
 from runstream.storage.tables import api_keys, tenants
 
 
@@ -16,55 +36,184 @@ class KeyRecord:
     """`hint` is the key's first characters: enough to recognise it, too little to use it."""
 
     id: str
-    tenant: str
-    user: str
+    kind: Kind
+    tenant: str | None
+    user: str | None
+    scopes: frozenset[Scope]
     hint: str
     created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
     revoked_at: datetime | None
+    replaced_by: str | None
 
 
-_FIND = select(api_keys.c.tenant, api_keys.c.user_id).where(
-    api_keys.c.hash == bindparam("key_hash"), api_keys.c.revoked_at.is_(None)
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    id: str
+    hash: bytes
+    hint: str
+
+
+class Found(NamedTuple):
+    """A key that is good now, for `seconds` more if that is bounded. `version` is another once it was changed."""
+
+    hash: bytes
+    principal: Principal
+    seconds: float | None
+    version: datetime | None
+
+
+_GOOD = (api_keys.c.revoked_at.is_(None), or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > func.now()))
+_SHOWN = [column for column in api_keys.c if column.name not in {"hash", "changed_at"}]
+_HASHES = bindparam("hashes", type_=ARRAY(LargeBinary))
+_IDS = bindparam("ids", type_=ARRAY(String))
+_SECONDS = bindparam("seconds", type_=Interval)
+_OF: ColumnElement[bool] = or_(
+    bindparam("of", type_=String).is_(None), api_keys.c.tenant == bindparam("of", type_=String)
+)
+"""Of one tenant, or of any."""
+
+_FIND = select(api_keys, extract("epoch", api_keys.c.expires_at - func.now()).label("seconds")).where(
+    api_keys.c.hash == any_(_HASHES), *_GOOD
+)
+_CHANGED = select(api_keys.c.hash, api_keys.c.changed_at).where(
+    api_keys.c.changed_at.is_not(None), api_keys.c.changed_at > func.now() - _SECONDS
+)
+_GET = select(*_SHOWN).where(api_keys.c.id == bindparam("key_id"), _OF)
+_REVOKE = (
+    update(api_keys)
+    .where(api_keys.c.id == bindparam("key_id"), api_keys.c.revoked_at.is_(None), _OF)
+    .values(revoked_at=func.now(), changed_at=func.now())
+    .returning(api_keys.c.id)
+)
+_USED = (
+    update(api_keys)
+    .where(
+        api_keys.c.id == any_(_IDS),
+        or_(api_keys.c.last_used_at.is_(None), api_keys.c.last_used_at < func.now() - _SECONDS),
+    )
+    .values(last_used_at=func.now())
+    .returning(api_keys.c.id)
 )
 
 
 class KeyStore:
+    """To a method that is given a `tenant`, no other tenant's keys are there; None stands for all.
+
+    Every method raises Unavailable.
+    """
+
     def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+        self._ask = partial(ask, engine)
 
-    async def add(self, *, key_id: str, tenant: str, user: str, key_hash: bytes, hint: str) -> None:
+    async def add(
+        self,
+        new: NewKey,
+        *,
+        kind: Kind,
+        tenant: str | None,
+        user: str | None,
+        scopes: Collection[Scope],
+        expires_at: datetime | None = None,
+    ) -> KeyRecord:
         """Store a key, and its tenant where it is new."""
-        with answering():
-            async with self._engine.connect() as connection:
-                await connection.execute(upsert(tenants).values(id=tenant).on_conflict_do_nothing())
-                await connection.execute(
-                    insert(api_keys).values(id=key_id, tenant=tenant, user_id=user, hash=key_hash, hint=hint)
-                )
+        if tenant is not None:
+            await self._ask(upsert(tenants).values(id=tenant).on_conflict_do_nothing().returning(tenants.c.id))
+        values = {"kind": kind, "tenant": tenant, "user_id": user, "scopes": sorted(scopes), "expires_at": expires_at}
+        rows = await self._ask(insert(api_keys).values(**_named(new), **values).returning(*_SHOWN))
+        return _record(rows[0])
 
-    async def find(self, key_hash: bytes) -> tuple[str, str] | None:
-        """The tenant and the user of a key that is not revoked."""
-        with answering():
-            async with self._engine.connect() as connection:
-                row = (await connection.execute(_FIND, {"key_hash": key_hash})).one_or_none()
-        return (row.tenant, row.user_id) if row else None
+    async def find(self, hashes: Collection[bytes]) -> list[Found]:
+        """Those of the keys that are neither unknown, nor revoked, nor expired."""
+        return [_found(row) for row in await self._ask(_FIND, hashes=list(hashes))]
 
-    async def list(self, tenant: str | None) -> list[KeyRecord]:
-        query = select(api_keys).order_by(api_keys.c.created_at)
+    async def changed(self, seconds: float) -> Mapping[bytes, datetime]:
+        """The keys, by their hashes, that were changed in the last `seconds`, with their version."""
+        rows = await self._ask(_CHANGED, seconds=timedelta(seconds=seconds))
+        return {row.hash: row.changed_at for row in rows}
+
+    async def used(self, ids: Collection[str], seconds: float) -> None:
+        """Note that keys were used now, but for those of which that was noted within `seconds`."""
+        await self._ask(_USED, ids=list(ids), seconds=timedelta(seconds=seconds))
+
+    async def get(self, tenant: str | None, key_id: str) -> KeyRecord | None:
+        rows = await self._ask(_GET, of=tenant, key_id=key_id)
+        return _record(rows[0]) if rows else None
+
+    async def all(self, tenant: str | None) -> Sequence[KeyRecord]:
+        """In the order in which they were made."""
+        query = select(*_SHOWN).order_by(api_keys.c.id)
         if tenant is not None:
             query = query.where(api_keys.c.tenant == tenant)
-        with answering():
-            async with self._engine.connect() as connection:
-                rows = (await connection.execute(query)).all()
-        return [KeyRecord(r.id, r.tenant, r.user_id, r.hint, r.created_at, r.revoked_at) for r in rows]
+        return [_record(row) for row in await self._ask(query)]
 
-    async def revoke(self, key_id: str) -> bool:
-        """Whether there was such a key and it was not revoked before."""
-        statement = (
-            update(api_keys)
-            .where(api_keys.c.id == key_id, api_keys.c.revoked_at.is_(None))
-            .values(revoked_at=func.now())
+    async def page(self, tenant: str, *, before: str | None, limit: int) -> Sequence[KeyRecord]:
+        """The newest first; `before` is the id of the last one of the page before."""
+        query = select(*_SHOWN).where(api_keys.c.tenant == tenant).order_by(api_keys.c.id.desc()).limit(limit)
+        if before is not None:
+            query = query.where(api_keys.c.id < before)
+        return [_record(row) for row in await self._ask(query)]
+
+    async def rotate(
+        self, tenant: str | None, key_id: str, new: NewKey, *, overlap: timedelta, expires_at: datetime | None
+    ) -> KeyRecord | None:
+        """Store another key in its place, which expires after `overlap`; None where it is not good or was rotated.
+
+        The new one lives as long as the old one was to, where it is not said until when.
+        """
+        old = (
+            select(api_keys).where(api_keys.c.id == key_id, api_keys.c.replaced_by.is_(None), *_GOOD).with_for_update()
         )
-        with answering():
-            async with self._engine.connect() as connection:
-                result = await connection.execute(statement)
-        return result.rowcount == 1
+        if tenant is not None:
+            old = old.where(api_keys.c.tenant == tenant)
+        rotated = old.cte("rotated")
+        ends = func.now() + literal(overlap)
+        replaced = (
+            update(api_keys)
+            .where(api_keys.c.id == rotated.c.id)
+            .values(replaced_by=new.id, expires_at=func.least(api_keys.c.expires_at, ends), changed_at=func.now())
+            .cte("replaced")
+        )
+        lifetime = func.now() + (rotated.c.expires_at - rotated.c.created_at)
+        values = {
+            **{name: literal(value) for name, value in _named(new).items()},
+            **{name: rotated.c[name] for name in ("kind", "tenant", "user_id", "scopes")},
+            "expires_at": func.coalesce(literal(expires_at, api_keys.c.expires_at.type), lifetime),
+        }
+        made = insert(api_keys).from_select([*values], select(*values.values())).add_cte(replaced).returning(*_SHOWN)
+        rows = await self._ask(made)
+        return _record(rows[0]) if rows else None
+
+    async def revoke(self, tenant: str | None, key_id: str) -> bool:
+        """Whether there was such a key and it was not revoked before."""
+        return bool(await self._ask(_REVOKE, of=tenant, key_id=key_id))
+
+    async def has_tenant(self, tenant: str) -> bool:
+        return bool(await self._ask(select(tenants.c.id).where(tenants.c.id == tenant)))
+
+
+def _named(new: NewKey) -> dict[str, Any]:
+    return {"id": new.id, "hash": new.hash, "hint": new.hint}
+
+
+def _found(row: Row[Any]) -> Found:
+    scopes = frozenset(map(Scope, row.scopes))
+    principal = Principal(row.id, Kind(row.kind), row.tenant, row.user_id, scopes)
+    return Found(row.hash, principal, None if row.seconds is None else float(row.seconds), row.changed_at)
+
+
+def _record(row: Row[Any]) -> KeyRecord:
+    return KeyRecord(
+        id=row.id,
+        kind=Kind(row.kind),
+        tenant=row.tenant,
+        user=row.user_id,
+        scopes=frozenset(map(Scope, row.scopes)),
+        hint=row.hint,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        last_used_at=row.last_used_at,
+        revoked_at=row.revoked_at,
+        replaced_by=row.replaced_by,
+    )

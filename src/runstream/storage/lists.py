@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from runstream.domain.principal import Owner
 from runstream.domain.run import Run, Status
 from runstream.storage.database import ask
 from runstream.storage.rows import run_of
@@ -33,9 +34,9 @@ class RunLists:
     def __init__(self, engine: AsyncEngine) -> None:
         self._ask = partial(ask, engine)
 
-    async def page(self, tenant: str, filters: Filters, *, before: str | None, limit: int) -> list[Run]:
+    async def page(self, owner: Owner, filters: Filters, *, before: str | None, limit: int) -> list[Run]:
         """`before` is the id of the last run of the page before."""
-        query = _newest(before, limit).where(runs.c.tenant == tenant, *_fitting(filters))
+        query = _newest(before, limit).where(*_owned(owner), *_fitting(filters))
         return [run_of(row) for row in await self._ask(query)]
 
     async def newest(
@@ -62,6 +63,10 @@ class RunLists:
 def _newest(before: str | None, limit: int) -> Select[Any]:
     query = select(*parts.LISTED).order_by(runs.c.id.desc()).limit(limit)
     return query if before is None else query.where(runs.c.id < before)
+
+
+def _owned(owner: Owner) -> list[ColumnElement[bool]]:
+    return [runs.c.tenant == owner.tenant, *_equal({runs.c.user_id: owner.user})]
 
 
 def _fitting(filters: Filters) -> list[ColumnElement[bool]]:

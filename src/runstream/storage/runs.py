@@ -13,6 +13,7 @@ from runstream.domain.errors import Unavailable
 from runstream.domain.findings import Finding
 from runstream.domain.ids import new_id
 from runstream.domain.limits import Hold, Settlement, in_parts
+from runstream.domain.principal import Owner
 from runstream.domain.run import (
     UNKNOWN,
     AttemptRecord,
@@ -115,7 +116,7 @@ class RunStore:
         if created_at:
             return Inserted(made_run(given, created_at), None)
         if idempotency_key is None:
-            return Inserted(run_of((await self._ask(reading.GET, tenant=tenant, run_id=run_id))[0]), None)
+            return Inserted(run_of((await self._ask(reading.GET, tenant=tenant, user=user, run_id=run_id))[0]), None)
         found = _earlier(await self._ask(reading.EARLIER, tenant=tenant, user=user, key=idempotency_key), body_hash)
         return Inserted(found.run, None) if found.run.id == run_id else found
 
@@ -145,13 +146,13 @@ class RunStore:
         rows = await self._ask(reading.EARLIER, tenant=tenant, user=user, key=idempotency_key)
         return _earlier(rows, body_hash) if rows else None
 
-    async def get(self, tenant: str, run_id: str) -> Run | None:
-        rows = await self._ask(reading.GET, tenant=tenant, run_id=run_id)
+    async def get(self, owner: Owner, run_id: str) -> Run | None:
+        rows = await self._ask(reading.GET, **owner._asdict(), run_id=run_id)
         return run_of(rows[0]) if rows else None
 
-    async def standing(self, tenant: str, run_id: str) -> Ended | None:
+    async def standing(self, owner: Owner, run_id: str) -> Ended | None:
         """Where the run stands, in one statement with its transcript."""
-        rows = await self._ask(reading.STANDING, tenant=tenant, run_id=run_id)
+        rows = await self._ask(reading.STANDING, **owner._asdict(), run_id=run_id)
         if not rows:
             return None
         status, attempt, retried, events = rows[0]

@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 from sqlalchemy import ColumnElement, Date, cast, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from runstream.domain.principal import Owner
 from runstream.storage.database import answering, ask
 from runstream.storage.tables import ledger
 
@@ -84,21 +85,23 @@ class SpendStore:
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def spend(
-        self, tenant: str, by: Sequence[Dimension], *, since: datetime, until: datetime, limit: int
+        self, owner: Owner, by: Sequence[Dimension], *, since: datetime, until: datetime, limit: int
     ) -> list[Spend]:
-        """What the tenant spent from `since` on and before `until`, by the groups asked for and in their order.
+        """What the owner's runs took from `since` on and before `until`, by the groups asked for and in their order.
 
         Raises Unavailable.
         """
         groups = [_COLUMNS[dimension] for dimension in by]
         query = (
             select(*groups, *_SUMS)
-            .where(ledger.c.tenant == tenant, ledger.c.made_at >= since, ledger.c.made_at < until)
+            .where(ledger.c.tenant == owner.tenant, ledger.c.made_at >= since, ledger.c.made_at < until)
             .group_by(*groups)
             .order_by(*groups)
             .limit(limit)
         )
-        async with self._turn(tenant):
+        if owner.user is not None:
+            query = query.where(ledger.c.user_id == owner.user)
+        async with self._turn(owner.tenant):
             return [_spend(by, row) for row in await self._ask(query)]
 
     @asynccontextmanager

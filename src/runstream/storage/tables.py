@@ -57,13 +57,27 @@ api_keys = Table(
     "api_keys",
     metadata,
     Column("id", String(40), primary_key=True),
-    Column("tenant", String(64), ForeignKey("tenants.id"), nullable=False),
-    Column("user_id", String(128), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("tenant", String(64), ForeignKey("tenants.id")),
+    Column("user_id", String(128)),
+    Column("scopes", ARRAY(String(32)), nullable=False),
     Column("hash", LargeBinary, nullable=False, unique=True),
     Column("hint", String(16), nullable=False),
+    # The key that it was rotated to.
+    Column("replaced_by", String(40)),
     _time("created_at", required=True),
+    _time("expires_at"),
     _time("revoked_at"),
-    Index(None, "tenant"),
+    _time("last_used_at"),
+    # When what it may do was changed last: API processes look for these every second.
+    _time("changed_at"),
+    CheckConstraint(
+        "case kind when 'user' then tenant is not null and user_id is not null when 'server' then tenant is not null "
+        "when 'operator' then tenant is null and user_id is null else false end",
+        name="kind",
+    ),
+    Index("ix_api_keys_tenant_id", "tenant", text("id DESC")),
+    Index(None, "changed_at", postgresql_where=text("changed_at is not null")),
 )
 
 workers = Table(

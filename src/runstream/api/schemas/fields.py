@@ -16,8 +16,8 @@ def _keepable(text: str) -> str:
     return text
 
 
-def _written_out(text: str) -> str:
-    if not _DATE.match(text):
+def _written_out(text: object) -> object:
+    if not isinstance(text, str) or not _DATE.match(text):
         raise ValueError("Write a time such as 2026-01-31T12:00:00Z")
     return text
 
@@ -37,6 +37,7 @@ EventId = Annotated[str, Field(json_schema_extra={"pattern": "^([0-9]{1,9}-[0-9]
 IdempotencyKey = Annotated[str, Field(json_schema_extra={"pattern": "^[!-~]{1,255}$"})]
 DeliveryCursor = Annotated[str, Field(pattern="^evt_[0-9a-hjkmnp-tv-z]{26}$")]
 PageCursor = Annotated[str, Field(json_schema_extra={"pattern": "^run_[0-9a-hjkmnp-tv-z]{26}$"})]
+KeyCursor = Annotated[str, Field(json_schema_extra={"pattern": "^key_[0-9a-hjkmnp-tv-z]{26}$"})]
 
 
 def _absent(value: object) -> bool:

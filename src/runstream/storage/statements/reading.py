@@ -1,20 +1,25 @@
 """Look at runs and their attempts."""
 
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import ColumnElement, String, bindparam, func, select
 
 from runstream.domain.run import Status
 from runstream.storage.statements.parts import ID, SHOWN
 from runstream.storage.tables import attempts, runs, runs_are
 
+_OWNED: tuple[ColumnElement[bool], ...] = (
+    runs.c.tenant == bindparam("tenant"),
+    runs.c.user_id == func.coalesce(bindparam("user", type_=String), runs.c.user_id),
+)
+"""By what an Owner has: of any user where it names none."""
 EARLIER = select(*SHOWN, runs.c.idempotency_hash).where(
     runs.c.tenant == bindparam("tenant"),
     runs.c.user_id == bindparam("user"),
     runs.c.idempotency_key == bindparam("key"),
 )
-GET = select(*SHOWN).where(runs.c.tenant == bindparam("tenant"), runs.c.id == ID)
+GET = select(*SHOWN).where(*_OWNED, runs.c.id == ID)
 FIND = select(*SHOWN).where(runs.c.id == ID)
 STANDING = select(runs.c.status, runs.c.attempt, runs.c.retried_attempt, runs.c.transcript).where(
-    runs.c.tenant == bindparam("tenant"), runs.c.id == ID
+    *_OWNED, runs.c.id == ID
 )
 ATTEMPTS = (
     select(attempts)

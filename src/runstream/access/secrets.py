@@ -1,0 +1,17 @@
+"""What a key is, and what is kept of it."""
+
+import secrets
+from hashlib import sha256
+
+HINT = 8
+"""Characters of a key that are shown in lists."""
+
+
+def new_key() -> str:
+    """`rs_` and 256 random bits."""
+    return "rs_" + secrets.token_urlsafe(32)
+
+
+def hash_key(key: str) -> bytes:
+    """A key is random, so one round of SHA-256 is as hard to turn back as the key is to guess."""
+    return sha256(key.encode()).digest()
