@@ -91,6 +91,13 @@ def database_url(postgres_server: Postgres, migrated_template: str) -> Iterator[
         yield url
 
 
+@pytest.fixture(scope="module")
+def shared_database_url(postgres_server: Postgres, migrated_template: str) -> Iterator[str]:
+    """As `database_url`, for the tests of one file."""
+    with _fresh_database(postgres_server, migrated_template) as url:
+        yield url
+
+
 @pytest.fixture
 def empty_database_url(postgres_server: Postgres) -> Iterator[str]:
     """The URL of a fresh database without any table."""

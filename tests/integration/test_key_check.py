@@ -1,7 +1,7 @@
 """API keys are learned from Postgres when they are first used, and what changed of them within a second."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import cycle
 from typing import Any
@@ -33,13 +33,6 @@ class Clock:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-@pytest.fixture
-async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = connect(database_url, pool_size=5, timeout=5)
-    yield engine
-    await engine.dispose()
 
 
 @pytest.fixture

@@ -1,0 +1,97 @@
+"""Who asks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from matrix.things import Thing
+from runstream.access.keys import Keys
+from runstream.access.secrets import new_key
+from runstream.domain.principal import Kind, Scope
+
+ALL = frozenset(Scope)
+OF_USERS = ALL - {Scope.ADMIN}
+
+
+@dataclass(frozen=True)
+class Column:
+    """Of the tenant, or of one user of it, and makes runs of the user `maker`, if of any.
+
+    `refused` is what it is answered wherever a key is asked for; it `lacks` the scope, if it is for that.
+    """
+
+    name: str
+    headers: dict[str, str]
+    tenant: str | None = None
+    user: str | None = None
+    scopes: frozenset[Scope] = frozenset()
+    maker: str | None = None
+    refused: int | None = None
+    lacks: bool = False
+
+    def sees(self, thing: Thing) -> bool:
+        return thing.tenant == self.tenant and (self.user is None or self.user == thing.user)
+
+
+async def columns(keys: Keys, scope: Scope | None) -> list[Column]:
+    """Of every kind one who may, and one who may do everything but what takes the scope.
+
+    Those of `acme` are its user `ada`, and its server.
+    """
+
+    async def key(kind: Kind, scopes: frozenset[Scope] | None = None) -> str:
+        tenant = None if kind is Kind.OPERATOR else "acme"
+        user = {Kind.USER: "ada", Kind.SERVER: "server"}.get(kind)
+        return (await keys.create(kind=kind, tenant=tenant, user=user, scopes=scopes)).key
+
+    user, server, operator = await key(Kind.USER), await key(Kind.SERVER, ALL), await key(Kind.OPERATOR, ALL)
+    nameless = (await keys.create(kind=Kind.SERVER, tenant="acme", user=None, scopes=ALL)).key
+    acme, globex = {"Runstream-Tenant": "acme"}, {"Runstream-Tenant": "globex"}
+    ada, bob = {"Runstream-User": "ada"}, {"Runstream-User": "bob"}
+    lacking = [
+        Column(
+            f"{kind} without the scope",
+            {**_bearing(await key(kind, (OF_USERS if kind is Kind.USER else ALL) - {scope})), **headers},
+            refused=403,
+            lacks=True,
+        )
+        for kind, headers in ((Kind.USER, {}), (Kind.SERVER, {}), (Kind.OPERATOR, acme))
+        if scope is not None
+    ]
+    return [
+        Column("nobody", {}, refused=401),
+        Column("unknown key", _bearing(new_key()), refused=401),
+        Column("revoked key", _bearing(await _revoked(keys)), refused=401),
+        Column("expired key", _bearing(await _expired(keys)), refused=401),
+        *lacking,
+        Column("user", _bearing(user), "acme", "ada", OF_USERS, "ada"),
+        Column("user naming itself", _bearing(user) | acme | ada, "acme", "ada", OF_USERS, "ada"),
+        Column("user naming another", _bearing(user) | bob, refused=403),
+        Column("user naming another tenant", _bearing(user) | globex, refused=403),
+        Column("server", _bearing(server), "acme", None, ALL, "server"),
+        Column("server without a user", _bearing(nameless), "acme", None, ALL),
+        Column("server for a user", _bearing(server) | ada, "acme", "ada", OF_USERS, "ada"),
+        Column("server naming another tenant", _bearing(server) | globex, refused=403),
+        Column("operator", _bearing(operator), None, None, ALL),
+        Column("operator for a tenant", _bearing(operator) | acme, "acme", None, ALL),
+        Column("operator for its user", _bearing(operator) | acme | ada, "acme", "ada", OF_USERS, "ada"),
+        Column("operator for another's user", _bearing(operator) | globex | ada, "globex", "ada", OF_USERS, "ada"),
+        Column("operator naming no tenant that is there", _bearing(operator) | {"Runstream-Tenant": "x"}, refused=404),
+    ]
+
+
+def _bearing(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+async def _revoked(keys: Keys) -> str:
+    record, key = await keys.create(kind=Kind.SERVER, tenant="acme", user=None)
+    await keys.revoke("acme", record.id)
+    return key
+
+
+async def _expired(keys: Keys) -> str:
+    record, key = await keys.create(kind=Kind.SERVER, tenant="acme", user=None)
+    await keys.rotate("acme", record.id, overlap=timedelta())
+    return key

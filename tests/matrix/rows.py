@@ -1,0 +1,62 @@
+"""What each route takes, and what it does. What is answered to whom follows from that: see `expected`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from caller import body
+from matrix.columns import Column
+from matrix.things import Thing
+from runstream.domain.principal import Scope
+
+
+@dataclass(frozen=True)
+class Row:
+    """`scope` is None where a route is open to all, and `ok` what it answers to who may ask.
+
+    `of` is the kind of thing that the address names, each time a new one; `shows` is the kind of which all are shown
+    that who asks may see; `made` has the thing that the answer names be of who asked.
+    """
+
+    scope: Scope | None
+    ok: int
+    of: str | None = None
+    shows: str | None = None
+    made: bool = False
+    body: dict[str, Any] | None = None
+    query: str = ""
+
+
+ROWS = {
+    "GET /healthz": Row(None, 200),
+    "GET /readyz": Row(None, 200),
+    "GET /metrics": Row(None, 200),
+    "POST /v1/runs": Row(Scope.RUNS_WRITE, 202, made=True, body=body("sim:1")),
+    "GET /v1/runs": Row(Scope.RUNS_READ, 200, shows="completed run"),
+    "GET /v1/runs/{run_id}": Row(Scope.RUNS_READ, 200, of="completed run"),
+    "GET /v1/runs/{run_id}/events": Row(Scope.RUNS_READ, 200, of="completed run"),
+    "GET /v1/runs/{run_id}/attempts": Row(Scope.RUNS_READ, 200, of="completed run"),
+    "POST /v1/runs/{run_id}/cancel": Row(Scope.RUNS_WRITE, 200, of="queued run"),
+    "POST /v1/runs/{run_id}/retry": Row(Scope.RUNS_WRITE, 202, of="failed run"),
+    "GET /v1/usage": Row(Scope.USAGE_READ, 200, shows="spend", query="?group_by=model"),
+    "GET /v1/limits": Row(Scope.USAGE_READ, 200),
+    "POST /v1/keys": Row(Scope.ADMIN, 201, body={"kind": "user", "user": "eve"}),
+    "GET /v1/keys": Row(Scope.ADMIN, 200, shows="key"),
+    "POST /v1/keys/{key_id}/rotate": Row(Scope.ADMIN, 201, of="key", body={}),
+    "DELETE /v1/keys/{key_id}": Row(Scope.ADMIN, 204, of="key"),
+}
+
+
+def expected(row: Row, column: Column, thing: Thing | None) -> int:
+    if row.scope is None:
+        return row.ok
+    if column.refused is not None:
+        return column.refused
+    if row.scope not in column.scopes:
+        return 403
+    if column.tenant is None or (row.made and column.maker is None):
+        return 400
+    if thing is not None and not column.sees(thing):
+        return 404
+    return row.ok

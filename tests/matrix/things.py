@@ -1,0 +1,98 @@
+"""What routes are about, in the tables directly."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from runstream.access.keys import Keys
+from runstream.domain.ids import new_id
+from runstream.domain.principal import Kind
+from runstream.domain.run import Ending, Request, Status
+from runstream.storage.runs import RunStore
+
+WORKER = "worker"
+
+
+@dataclass(frozen=True)
+class Thing:
+    """`user` is None where it is all of a tenant's; `mark` is in every answer that shows it, and in no other."""
+
+    kind: str
+    id: str
+    tenant: str
+    user: str | None
+    mark: str
+
+
+class Things:
+    """Makes them, and remembers all that it has made."""
+
+    def __init__(self, engine: AsyncEngine, store: RunStore, keys: Keys) -> None:
+        self._engine = engine
+        self._store = store
+        self._keys = keys
+        self._made: list[Thing] = []
+        self._makers: dict[str, Callable[[str, str], Awaitable[Thing]]] = {
+            "queued run": self._queued,
+            "completed run": lambda tenant, user: self._ended(tenant, user, Status.COMPLETED),
+            "failed run": lambda tenant, user: self._ended(tenant, user, Status.FAILED),
+            "spend": self._spend,
+            "key": self._key,
+        }
+
+    async def make(self, kind: str, tenant: str, user: str) -> Thing:
+        thing = await self._makers[kind](tenant, user)
+        self._made.append(thing)
+        return thing
+
+    def all(self) -> list[Thing]:
+        return list(self._made)
+
+    async def state(self, thing: Thing) -> Any:
+        """All that is kept of it."""
+        table = "api_keys" if thing.kind == "key" else "runs"
+        async with self._engine.connect() as connection:
+            query = text(f"select to_jsonb(t) from {table} t where id = :id")
+            return (await connection.execute(query, {"id": thing.id})).scalar_one()
+
+    async def owner_of_run(self, run_id: str) -> tuple[str, str]:
+        async with self._engine.connect() as connection:
+            query = text("select tenant, user_id from runs where id = :id")
+            return tuple((await connection.execute(query, {"id": run_id})).one())
+
+    async def _queued(self, tenant: str, user: str) -> Thing:
+        run_id = new_id("run")
+        request = Request("chat", "1", "sim:1", input={}, metadata={"mark": run_id})
+        made = {"request": request, "queue": "default", "max_attempts": 3}
+        await self._store.insert(run_id, tenant=tenant, user=user, **made)
+        return Thing("queued run", run_id, tenant, user, run_id)
+
+    async def _ended(self, tenant: str, user: str, status: Status) -> Thing:
+        run = await self._queued(tenant, user)
+        await self._store.claim(run.id, WORKER)
+        said = f"said by {run.id}"
+        ending = Ending(status, 1, [["run.delta", {"text": said}]], said, error={"code": "x", "message": said})
+        assert await self._store.end(run.id, ending, was=Status.RUNNING, attempt=1)
+        return Thing(f"{status} run", run.id, tenant, user, run.id)
+
+    async def _spend(self, tenant: str, user: str) -> Thing:
+        mark = new_id("model")
+        async with self._engine.connect() as connection:
+            await connection.execute(
+                text(
+                    "insert into ledger (run_id, attempt, call, tenant, user_id, feature, model, provider,"
+                    " provider_model, input_tokens, output_tokens, cached_tokens, estimated)"
+                    " values (:id, 1, 1, :tenant, :user, 'chat', :mark, 'local', 'm', 1, 1, 0, false)"
+                ),
+                {"id": new_id("run"), "tenant": tenant, "user": user, "mark": mark},
+            )
+        return Thing("spend", mark, tenant, user, mark)
+
+    async def _key(self, tenant: str, user: str) -> Thing:
+        record, _ = await self._keys.create(kind=Kind.USER, tenant=tenant, user=user)
+        return Thing("key", record.id, tenant, None, record.id)
