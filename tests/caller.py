@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from typing import Any, NamedTuple, Self
 
 import httpx
 from httpx_sse import EventSource
 
-from runstream.domain.principal import Kind
+from runstream.domain.principal import Kind, Scope
 from stack import Stack
 
 DEADLINE = 60
@@ -44,9 +44,11 @@ class Caller:
         return cls(url or stack.url, stack.create_key(tenant, user), tenant, user)
 
     @classmethod
-    def server(cls, stack: Stack, tenant: str, *, url: str | None = None) -> Self:
+    def server(
+        cls, stack: Stack, tenant: str, *, url: str | None = None, scopes: Collection[Scope] | None = None
+    ) -> Self:
         """The tenant's backend, whose own runs are of `server`."""
-        return cls(url or stack.url, stack.create_key(tenant, "server", Kind.SERVER), tenant, "server")
+        return cls(url or stack.url, stack.create_key(tenant, "server", Kind.SERVER, scopes), tenant, "server")
 
     def at(self, url: str) -> Caller:
         """The same user at another API process."""

@@ -19,7 +19,6 @@ from runstream.domain.webhook import Delivery, Webhook, WebhookEvent
 from runstream.settings import Settings
 from runstream.storage.database import connect
 from runstream.storage.deliveries import DeliveryStore
-from runstream.storage.keys import KeyStore
 from runstream.storage.runs import RunStore
 from runstream.storage.webhooks import WebhookStore
 from runstream.webhooks.deliver import Deliver, Schedule
@@ -139,7 +138,5 @@ async def standing(database_url: str) -> AsyncIterator[WebhookSite]:
         database = await asyncpg.connect(database_url, timeout=DEADLINE, command_timeout=DEADLINE)
         stack.push_async_callback(database.close)
         for tenant in (TENANT, OTHER):
-            await KeyStore(engine).add(
-                key_id=new_id("key"), tenant=tenant, user="ada", key_hash=tenant.encode(), hint="rs_"
-            )
+            await database.execute("insert into tenants (id) values ($1)", tenant)
         yield WebhookSite(engine, database, stack)

@@ -15,6 +15,7 @@ from caller import Caller
 from receiver import Receiver, hang, receiving, status
 from reliability import rows
 from runstream.crash_points import Point
+from runstream.domain.principal import Scope
 from stack import Stack
 
 OLDER = "update webhook_deliveries set due_at = due_at - interval '1 minute' where status = 'pending'"
@@ -35,7 +36,7 @@ def stack(standing: Stack) -> Any:
 
 def a_tenant(stack: Stack) -> Caller:
     """Of the test's own: it has no webhooks but those that the test makes."""
-    return Caller.of(stack, f"tenant-{uuid4().hex}", "ada")
+    return Caller.server(stack, f"tenant-{uuid4().hex}", scopes=Scope)
 
 
 async def worker(stack: Stack, **environment: str) -> Any:

@@ -98,7 +98,10 @@ async def faults(scene: Scene, name: str, column: Column, thing: Thing | None) -
     row = ROWS[name]
     method, path = name.split()
     named = thing if row.of else None
-    url = path.format(**dict.fromkeys(("run_id", "key_id"), thing and thing.id)) + row.query
+    ids = dict.fromkeys(("run_id", "key_id", "webhook_id", "delivery_id"), thing and thing.id)
+    if thing and thing.within:
+        ids["webhook_id"] = thing.within
+    url = path.format(**ids) + row.query
     before = await scene.things.state(named) if named else None
     answer = await scene.http.request(method, url, headers=column.headers, json=row.body)
     right = expected(row, column, named)

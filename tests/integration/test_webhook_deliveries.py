@@ -11,6 +11,7 @@ import pytest
 
 from receiver import DEADLINE, Behaviour, break_off, hang, receiving, status
 from runstream.api.schemas.runs import RunObject
+from runstream.domain.principal import Owner
 from runstream.domain.run import Status
 from runstream.domain.webhook import DeliveryStatus, WebhookEvent
 from runstream.embedded.port import free_port
@@ -35,7 +36,7 @@ async def test_each_end_is_told_once_signed_and_as_the_run_is_shown_but_for_its_
         await site.until_delivered()
     told = {each.told["data"]["id"]: each.verified_by(secret_of(webhook)) for each in receiver.received}
     for run_id, ended in zip(run_ids, ENDINGS, strict=True):
-        run = await site.runs.get(TENANT, run_id)
+        run = await site.runs.get(Owner(TENANT, None), run_id)
         assert run
         shown = RunObject.of(run).model_dump(mode="json")
         assert told[run_id]["type"] == f"run.{ended}"

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from caller import Caller
+from runstream.domain.principal import Scope
 from stack import Stack
 
 URL = "https://example.invalid/hooks"
 EVENTS = ["run.completed", "run.failed", "run.cancelled"]
+
+
+@pytest.fixture
+async def caller(stack: Stack) -> AsyncIterator[Caller]:
+    """A tenant's backend: who manages its webhooks."""
+    async with Caller.server(stack, f"tenant-{uuid4().hex}", scopes=Scope) as caller:
+        yield caller
 
 
 async def made(caller: Caller, **asked: Any) -> dict[str, Any]:
@@ -122,7 +132,7 @@ async def test_webhooks_and_deliveries_of_another_tenant_are_not_there(stack: St
     webhook = await made(caller)
     path = f"/{webhook['id']}"
     delivery = (await caller.http.post(f"/v1/webhooks{path}/test")).raise_for_status().json()
-    async with Caller.of(stack, f"{caller.tenant}-x", "ada") as stranger:
+    async with Caller.server(stack, f"{caller.tenant}-x", scopes=Scope) as stranger:
         own = await made(stranger)
         for method, below in (
             *(("GET", ""), ("DELETE", ""), ("POST", "/rotate"), ("POST", "/test"), ("GET", "/deliveries")),

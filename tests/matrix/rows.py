@@ -45,6 +45,15 @@ ROWS = {
     "GET /v1/keys": Row(Scope.ADMIN, 200, shows="key"),
     "POST /v1/keys/{key_id}/rotate": Row(Scope.ADMIN, 201, of="key", body={}),
     "DELETE /v1/keys/{key_id}": Row(Scope.ADMIN, 204, of="key"),
+    "POST /v1/webhooks": Row(Scope.ADMIN, 201, body={"url": "https://example.com/"}),
+    "GET /v1/webhooks": Row(Scope.ADMIN, 200, shows="webhook"),
+    "GET /v1/webhooks/{webhook_id}": Row(Scope.ADMIN, 200, of="webhook"),
+    "PATCH /v1/webhooks/{webhook_id}": Row(Scope.ADMIN, 200, of="webhook", body={"description": "changed"}),
+    "DELETE /v1/webhooks/{webhook_id}": Row(Scope.ADMIN, 204, of="webhook"),
+    "POST /v1/webhooks/{webhook_id}/rotate": Row(Scope.ADMIN, 200, of="webhook"),
+    "POST /v1/webhooks/{webhook_id}/test": Row(Scope.ADMIN, 202, of="webhook"),
+    "GET /v1/webhooks/{webhook_id}/deliveries": Row(Scope.ADMIN, 200, of="webhook"),
+    "POST /v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver": Row(Scope.ADMIN, 202, of="delivery"),
 }
 
 

@@ -13,20 +13,28 @@ from runstream.access.keys import Keys
 from runstream.domain.ids import new_id
 from runstream.domain.principal import Kind
 from runstream.domain.run import Ending, Request, Status
+from runstream.domain.webhook import WebhookEvent
 from runstream.storage.runs import RunStore
+from runstream.storage.webhooks import WebhookStore
+from runstream.webhooks.endpoints import Endpoints
 
 WORKER = "worker"
+_TABLES = {"key": "api_keys", "webhook": "webhooks", "delivery": "webhook_deliveries"}
 
 
 @dataclass(frozen=True)
 class Thing:
-    """`user` is None where it is all of a tenant's; `mark` is in every answer that shows it, and in no other."""
+    """`user` is None where it is all of a tenant's; `mark` is in every answer that shows it, and in no other.
+
+    `within` is the id of what an address names before it.
+    """
 
     kind: str
     id: str
     tenant: str
     user: str | None
     mark: str
+    within: str | None = None
 
 
 class Things:
@@ -34,6 +42,7 @@ class Things:
 
     def __init__(self, engine: AsyncEngine, store: RunStore, keys: Keys) -> None:
         self._engine = engine
+        self._endpoints = Endpoints(WebhookStore(engine), private=False)
         self._store = store
         self._keys = keys
         self._made: list[Thing] = []
@@ -43,6 +52,8 @@ class Things:
             "failed run": lambda tenant, user: self._ended(tenant, user, Status.FAILED),
             "spend": self._spend,
             "key": self._key,
+            "webhook": self._webhook,
+            "delivery": self._delivery,
         }
 
     async def make(self, kind: str, tenant: str, user: str) -> Thing:
@@ -55,7 +66,7 @@ class Things:
 
     async def state(self, thing: Thing) -> Any:
         """All that is kept of it."""
-        table = "api_keys" if thing.kind == "key" else "runs"
+        table = _TABLES.get(thing.kind, "runs")
         async with self._engine.connect() as connection:
             query = text(f"select to_jsonb(t) from {table} t where id = :id")
             return (await connection.execute(query, {"id": thing.id})).scalar_one()
@@ -96,3 +107,16 @@ class Things:
     async def _key(self, tenant: str, user: str) -> Thing:
         record, _ = await self._keys.create(kind=Kind.USER, tenant=tenant, user=user)
         return Thing("key", record.id, tenant, None, record.id)
+
+    async def _webhook(self, tenant: str, user: str) -> Thing:
+        async with self._engine.connect() as connection:  # they are few for each tenant
+            await connection.execute(text("delete from webhooks where tenant = :tenant"), {"tenant": tenant})
+        webhook = await self._endpoints.add(
+            tenant, url="https://example.com/", events=list(WebhookEvent), description="", include_output=False
+        )
+        return Thing("webhook", webhook.id, tenant, None, webhook.id)
+
+    async def _delivery(self, tenant: str, user: str) -> Thing:
+        webhook = await self._webhook(tenant, user)
+        delivery = await self._endpoints.test(tenant, webhook.id)
+        return Thing("delivery", delivery.id, tenant, None, delivery.id, within=webhook.id)

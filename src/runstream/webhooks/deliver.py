@@ -14,6 +14,7 @@ import structlog
 
 from runstream.crash_points import Point, reached
 from runstream.domain.errors import Unavailable, whereabouts
+from runstream.domain.principal import Owner
 from runstream.domain.run import Run
 from runstream.domain.webhook import DeliveryAttempt, Dispatch
 from runstream.metrics import WEBHOOK_ATTEMPTS, WEBHOOKS_SWITCHED_OFF
@@ -158,7 +159,7 @@ class Deliver:
     async def _run(self, sent: Dispatch) -> Run | None:
         if sent.run_id is None or not sent.webhook.include_output:
             return None
-        return await self._runs.get(sent.webhook.tenant, sent.run_id)
+        return await self._runs.get(Owner(sent.webhook.tenant, None), sent.run_id)
 
     async def _failed(self, sent: Dispatch, attempt: DeliveryAttempt, answer: Answer) -> None:
         gone = answer.status == _GONE
