@@ -368,8 +368,10 @@ async def test_a_key_is_asked_for_where_none_is_given_and_kept_out_of_addresses(
 async def test_the_page_forbids_foreign_resources_and_frames(api):
     page = await api.get("/")
     policy = page.headers["content-security-policy"]
-    assert "default-src 'self'" in policy
+    assert "default-src 'none'" in policy
     assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
+    assert "camera=()" in page.headers["permissions-policy"]
     assert page.headers["x-content-type-options"] == "nosniff"
     assert page.headers["referrer-policy"] == "no-referrer"
     assert (await api.get("/console/runstream.js")).headers["content-type"].startswith("text/javascript")

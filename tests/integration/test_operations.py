@@ -148,3 +148,11 @@ async def test_a_request_is_logged_with_what_finds_it_again(caller, stack):
     (ended,) = [line for line in outputs["worker-1"].splitlines() if run_id in line and "run_ended" in line]
     assert caller.tenant in ended
     assert '"attempt": 1' in ended
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/metrics", "/openapi.json", "/v1/runs", "/v1/runs/run_x", "/nowhere"])
+async def test_no_answer_is_kept_by_a_cache_or_taken_for_what_it_is_not(caller, path):
+    for headers in (None, {"Authorization": ""}):
+        answer = await caller.http.get(path, headers=headers)
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-content-type-options"] == "nosniff"

@@ -2,13 +2,13 @@
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import orjson
 import structlog
 from fastapi import FastAPI
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
@@ -29,6 +29,8 @@ _LONG_NUMBER = re.compile(rb"[0-9]{17}")
 
 _SERVER_SEND = "runstream.send"
 
+_PROTECTED = {b"cache-control": b"no-store", b"x-content-type-options": b"nosniff"}
+
 log = structlog.get_logger(__name__)
 
 
@@ -46,8 +48,17 @@ def server_send(scope: Scope) -> Send:
     return send
 
 
+def protected(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """With what keeps an answer out of caches, and from being taken for another type, where they do not say."""
+    given = dict(headers)
+    return [*headers, *((name, value) for name, value in _PROTECTED.items() if name not in given)]
+
+
 class RequestContext:
-    """Names the request in logs and in the answer, and logs how it went; never what was in it."""
+    """Names the request in logs and in the answer, and logs how it went; never what was in it.
+
+    An answer is kept by no cache, and taken for no other type, unless it says otherwise itself.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -64,7 +75,7 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(raw=message["headers"])["X-Request-Id"] = request_id
+                message["headers"] = protected([*message["headers"], (b"x-request-id", request_id.encode())])
             await send(message)
 
         began = time.monotonic()
