@@ -18,6 +18,7 @@ from runstream.access.check import KeyCheck
 from runstream.access.failures import Failures
 from runstream.access.keys import Keys
 from runstream.api import errors, events, keys, limits, operations, runs, usage, webhooks
+from runstream.api.connection import Gate, room_for
 from runstream.api.context import CheckedBody, RequestContext, Shortcut
 from runstream.api.documents import describe
 from runstream.api.services import Services
@@ -195,8 +196,9 @@ class _Server(uvicorn.Server):
     that costs nothing for each token, and finds readers out that have gone without a word.
     """
 
-    def __init__(self, config: uvicorn.Config, *, reader_timeout: float) -> None:
+    def __init__(self, config: uvicorn.Config, gate: Gate, *, reader_timeout: float) -> None:
         super().__init__(config)
+        self._gate = gate
         self._reader_timeout = int(reader_timeout * 1000)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -204,6 +206,10 @@ class _Server(uvicorn.Server):
         if sys.platform == "linux" and self.started:
             for listening in [each for server in self.servers for each in server.sockets]:
                 listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._reader_timeout)
+
+    async def on_tick(self, counter: int) -> bool:
+        self._gate.sweep()
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
@@ -217,12 +223,15 @@ def serve(settings: Settings, host: str, port: int) -> bool:
     """Serve until SIGTERM or Ctrl-C; False where it could not start."""
     configure(level=settings.log_level, form=settings.log_format)
     arm(settings.crash_at)
+    gate = Gate(
+        head=settings.max_head, timeout=settings.request_timeout, connections=room_for(settings.max_connections)
+    )
     config = uvicorn.Config(
         create_app(settings),
         host=host,
         port=port,
         loop="uvloop",
-        http="httptools",
+        http=gate.protocol(),
         ws="none",
         backlog=4096,
         access_log=False,
@@ -232,6 +241,6 @@ def serve(settings: Settings, host: str, port: int) -> bool:
         forwarded_allow_ips=settings.trusted_proxies,
         timeout_graceful_shutdown=int(settings.shutdown_grace),
     )
-    server = _Server(config, reader_timeout=settings.reader_timeout)
+    server = _Server(config, gate, reader_timeout=settings.reader_timeout)
     server.run()
     return server.started

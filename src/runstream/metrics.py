@@ -76,6 +76,9 @@ TENANT_QUEUE_WAIT = ByTenant(
 )
 FIRST_TOKEN = Histogram("runstream_first_token_seconds", "From claimed to the model's first token.", buckets=_SECONDS)
 RUNNING = Gauge("runstream_running", "Generations that this worker writes.")
+REQUESTS_REFUSED = Counter(
+    "runstream_requests_refused_total", "Requests that were refused before any route was asked.", ["code"]
+)
 READERS = Gauge("runstream_readers", "Open event streams.")
 APPENDED_EVENTS = Tally("runstream_events_appended_total", "Entries added to token logs.")
 RELAYED_EVENTS = Tally("runstream_events_relayed_total", "Events sent to readers.")

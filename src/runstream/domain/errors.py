@@ -11,6 +11,7 @@
     │   └── MissingScope               `param` names the scope
     ├── NotFound                  404  not there, or not yours: the same answer
     ├── MethodNotAllowed          405
+    ├── RequestTimeout            408  it did not arrive in time
     ├── Conflict                  409
     │   └── IdempotencyConflict
     ├── PayloadTooLarge           413
@@ -20,7 +21,9 @@
     │   └── LimitReached               a limit has no room for it; `param` names the limit
     │       ├── RateLimited                of what goes on at once, or within a minute
     │       └── BudgetExceeded             of what a day or a month may take
+    ├── HeadTooLarge              431
     ├── Unavailable               503  a part we need does not answer now
+    │   ├── TooManyConnections         as many as may be are open
     │   ├── QueueFull                  the runs that wait are as many as may
     │   └── SharedCallLost             the call whose answer the run was given is lost: it is made again at once
     ├── ContentBlocked            422  a guard refused what was asked, or answered; kept as the run's error
@@ -138,6 +141,14 @@ class MethodNotAllowed(RunstreamError):
     status = 405
 
 
+class RequestTimeout(RunstreamError):
+    """The request did not arrive in time."""
+
+    code = "request_timeout"
+    status = 408
+    retryable = True
+
+
 class Conflict(RunstreamError):
     """The request conflicts with what is there."""
 
@@ -200,12 +211,25 @@ class BudgetExceeded(LimitReached):
     code = "budget_exceeded"
 
 
+class HeadTooLarge(RunstreamError):
+    """The request's line and header fields are larger than is allowed."""
+
+    code = "head_too_large"
+    status = 431
+
+
 class Unavailable(RunstreamError):
     """The service cannot answer now: try again shortly."""
 
     code = "unavailable"
     status = 503
     retryable = True
+
+
+class TooManyConnections(Unavailable):
+    """Too many connections are open: try again shortly."""
+
+    code = "too_many_connections"
 
 
 class QueueFull(Unavailable):

@@ -110,6 +110,9 @@ class Settings(BaseSettings):
     stream_ttl: Seconds = Field(24 * 3600, ge=0.001)
     stream_ended_ttl: Seconds = Field(60, ge=0.001)
     max_body: int = Field(1_000_000, ge=1, le=10**9)
+    max_head: int = Field(32 * 1024, ge=1024, le=10**7)
+    request_timeout: Seconds = 60
+    max_connections: int = Field(10_000, ge=1, le=10**6)
     shutdown_grace: SecondsOrNone = 5
     failed_auth_per_minute: int = Field(30, ge=0, le=10**9)
     trusted_proxies: Annotated[list[Network], FromJson] = []
