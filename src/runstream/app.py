@@ -20,6 +20,7 @@ from runstream.access.keys import Keys
 from runstream.api import errors, events, keys, limits, operations, runs, usage, webhooks
 from runstream.api.connection import Gate, room_for
 from runstream.api.context import CheckedBody, RequestContext, Shortcut
+from runstream.api.cors import allow_origins
 from runstream.api.documents import describe
 from runstream.api.services import Services
 from runstream.connections import input_limits, model_routes, open_log, prices, redis_client
@@ -98,6 +99,8 @@ def create_app(settings: Settings) -> FastAPI:
     describe(app)
     app.add_middleware(CheckedBody, limit=settings.max_body)
     app.add_middleware(RequestContext)
+    if settings.cors_origins:
+        allow_origins(app, settings.cors_origins)
     return app
 
 

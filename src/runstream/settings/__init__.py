@@ -21,7 +21,7 @@ from runstream.settings.parts import (
     ScopedLimitSettings,
     TargetSettings,
 )
-from runstream.settings.values import Dollars, FromJson, Name, Network, Provider, Seconds, SecondsOrNone, Tenant
+from runstream.settings.values import Dollars, FromJson, Name, Network, Origin, Provider, Seconds, SecondsOrNone, Tenant
 
 __all__ = [
     "AllLimitSettings",
@@ -113,6 +113,7 @@ class Settings(BaseSettings):
     max_head: int = Field(32 * 1024, ge=1024, le=10**7)
     request_timeout: Seconds = 60
     max_connections: int = Field(10_000, ge=1, le=10**6)
+    cors_origins: Annotated[list[Origin], FromJson] = []
     shutdown_grace: SecondsOrNone = 5
     failed_auth_per_minute: int = Field(30, ge=0, le=10**9)
     trusted_proxies: Annotated[list[Network], FromJson] = []

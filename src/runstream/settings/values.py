@@ -1,6 +1,7 @@
 """What a setting may be: bounds of what Postgres, Redis and the clock can take, and JSON that hides nothing."""
 
 import json
+import re
 from collections.abc import Sequence
 from decimal import Decimal
 from ipaddress import ip_network
@@ -13,6 +14,8 @@ _LONGEST = 10 * 365 * 24 * 3600
 """Seconds that stand for any time."""
 _MOST = 10**15
 """Redis counts in floating point, exactly up to 2**53."""
+_ORIGIN = re.compile(r"(?!http://.*:80$|https://.*:443$)https?://([a-z0-9_.-]+|\[[0-9a-f:]+\])(:[1-9][0-9]{0,4})?")
+"""No default port and no capital letters, for browsers write neither."""
 _DEAREST = 10_000
 """US dollars for a million tokens. The largest count of tokens that a row takes still has a cost that a row takes."""
 
@@ -69,6 +72,15 @@ def _network(value: str) -> str:
         raise PydanticCustomError("network", "It takes addresses and networks such as 10.0.0.0/8") from None
 
 
+def _origin(value: str) -> str:
+    """As a browser writes it, for the two are compared letter by letter."""
+    if not _ORIGIN.fullmatch(value):
+        raise PydanticCustomError(
+            "origin", "It is no origin as browsers send it, such as https://app.example.com or http://localhost:5173"
+        )
+    return value
+
+
 FromJson = BeforeValidator(_from_json)
 
 Seconds = Annotated[float, Field(gt=0, le=_LONGEST, allow_inf_nan=False)]
@@ -85,6 +97,7 @@ File = Annotated[str, AfterValidator(_absolute)]
 """The same for every process, wherever it was started; and a key that was put here by mistake is told to nobody."""
 Network = Annotated[str, AfterValidator(_network)]
 Key = Annotated[SecretStr, AfterValidator(_key)]
+Origin = Annotated[str, AfterValidator(_origin)]
 
 
 class Part(BaseModel):
