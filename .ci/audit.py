@@ -13,7 +13,7 @@ from typing import Any
 
 LOCK = Path(__file__).parents[1] / "requirements.lock"
 AUDIT = ["uvx", "--quiet", "pip-audit>=2.9,<3"]
-LONGEST = 300
+LONGEST = 90
 """Seconds: it asks for one package after the other."""
 
 ACCEPTED: dict[str, str] = {}
