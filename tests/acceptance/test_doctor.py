@@ -132,7 +132,8 @@ def test_a_role_that_may_not_write_the_tables_is_a_problem(examine: Examine, dat
     finally:
         execute(database_url, "DROP OWNED BY reader; DROP ROLE reader")
     (problem, *_) = report.lines("problem", "database")
-    assert "may not write api_keys, attempts, ledger, runs, spend_quarters, tenants, workers" in problem
+    tables = "api_keys, attempts, ledger, runs, spend_quarters, tenants, webhook_deliveries, webhooks, workers"
+    assert f"may not write {tables}" in problem
 
 
 def test_a_redis_that_is_down_is_a_problem(examine: Examine) -> None:

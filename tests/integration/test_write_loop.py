@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from itertools import pairwise
 
 import pytest
 from redis.asyncio import Redis
 
-from runstream.domain.events import DELTA, STARTED, Event
+from runstream.domain.events import DELTA, REASONING, STARTED, TOOL_CALL, Event
 from runstream.redis_script import Scripts
-from runstream.stream.log import Append, TokenLog, key
+from runstream.stream.log import Append, TokenLog, key, parse
 from runstream.stream.writer import WriteLoop
 
 DEADLINE = 20
@@ -49,6 +50,29 @@ async def test_a_delta_without_text_is_nothing_to_send(redis_url: str) -> None:
         other.append(DELTA, {"text": "heard"})
         assert await other.flush(DEADLINE)
         assert await redis.xlen(key("run_quiet")) == 1
+
+
+@pytest.mark.promise("P2")
+async def test_much_that_is_said_at_once_is_many_entries_and_the_same_text(redis_url: str) -> None:
+    """A reader takes in one entry after the other, and can be slow."""
+    said = [
+        (DELTA, "text", "🙂é" * 20_000),
+        (REASONING, "text", "why " * 5_000),
+        (TOOL_CALL, "arguments", "1" * 16_385),
+    ]
+    async with Redis.from_url(redis_url) as redis, write_loop(redis) as loop:
+        writer = loop.open("run_much", 1, never_fenced)
+        writer.append(STARTED, {})
+        for type_, field, text in said:
+            writer.append(type_, {"index": 0, field: text} if type_ == TOOL_CALL else {field: text})
+        assert await writer.flush(DEADLINE)
+        events = [parse(entry_id, body[b"e"]).event() for entry_id, body in await redis.xrange(key("run_much"))]
+    assert all(event.start == before.end for before, event in pairwise(events))
+    assert max(event.end - event.start for event in events) == 16_384
+    for type_, field, text in said:
+        of_type = [event.data for event in events if event.type == type_]
+        assert "".join(data[field] for data in of_type) == text
+        assert all(data.get("index") == (0 if type_ == TOOL_CALL else None) for data in of_type)
 
 
 @pytest.mark.promise("P2")

@@ -1,6 +1,6 @@
 """What a reader of a run is told."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from runstream.domain.cursor import Cursor
@@ -52,3 +52,14 @@ class Event(NamedTuple):
         field = COUNTED[self.type]
         data = {**self.data, field: self.data[field][position - self.start :]}
         return Event(self.attempt, position, self.end, self.type, data)
+
+    def parts(self, most: int) -> Iterator["Event"]:
+        """The same in events that take `most` positions at the most."""
+        if self.end - self.start <= most:
+            yield self
+            return
+        field = COUNTED[self.type]
+        for start in range(self.start, self.end, most):
+            end = min(start + most, self.end)
+            data = {**self.data, field: self.data[field][start - self.start : end - self.start]}
+            yield Event(self.attempt, start, end, self.type, data)

@@ -16,6 +16,8 @@ from runstream.redis_script import Script, Scripts
 PREFIX = "runstream:run:"
 _FIELD = b"e"
 _PAGE = 500
+_LONGEST = 16_384
+"""Positions that an entry takes at the most: what is read of a log at once cannot be less than one."""
 
 
 class Outcome(IntEnum):
@@ -119,8 +121,11 @@ class TokenLog:
         for append in batch:
             keys.append(key(append.run_id))
             ttl = self._ended_ttl if append.events[-1].terminal else self._ttl
-            arguments += (append.attempt, append.start, ttl, len(append.events))
-            for event in append.events:
+            events = append.events
+            if events[-1].end - append.start > _LONGEST:
+                events = [part for event in events for part in event.parts(_LONGEST)]
+            arguments += (append.attempt, append.start, ttl, len(events))
+            for event in events:
                 arguments += (event.end, b"%d %b %b" % (event.start, event.type.encode(), orjson.dumps(event.data)))
         answer: list[int] = await self._append(keys, arguments)
         return [Appended(_OUTCOMES[answer[i]], answer[i + 1]) for i in range(0, len(answer), 2)]
