@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from clock import Clock
 from runstream.access.authenticate import Authenticate
 from runstream.access.check import KeyCheck
 from runstream.access.failures import Failures
@@ -21,13 +22,6 @@ from runstream.storage.database import connect
 from runstream.storage.keys import Found, KeyStore
 
 NOW = timedelta()
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

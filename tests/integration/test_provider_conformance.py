@@ -182,7 +182,7 @@ async def test_a_tool_call_stops_at_the_limit_too(provider: Provider) -> None:
 
 async def test_tokens_that_came_together_are_one_delta_and_others_are_not_held_back(provider: Provider) -> None:
     assert len((await generate(provider, call("sim:1000:0"))).texts) < 200
-    assert 5 < len((await generate(provider, call("sim:10:50"))).texts) <= 10, "a machine that is busy may join some"
+    assert len((await generate(provider, call("sim:10:10"))).texts) == 10
 
 
 async def test_text_of_every_script_arrives_as_it_was_sent(provider: Provider) -> None:

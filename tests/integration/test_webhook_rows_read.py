@@ -7,9 +7,9 @@ from typing import Any
 
 import asyncpg
 import pytest
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from rows_read import rows_read
 from runstream.domain.webhook import DeliveryStatus
 from runstream.storage.database import connect
 from runstream.storage.deliveries import DeliveryStore
@@ -61,19 +61,4 @@ async def test_what_is_due_is_found_and_taken_by_what_is_taken(engine: AsyncEngi
     }
     for name, (question, most) in questions.items():
         assert await question(), name
-        assert await rows_read(engine, question) <= most, name
-
-
-async def rows_read(engine: AsyncEngine, question: Callable[[], Awaitable[Any]]) -> int:
-    before = await rows_read_so_far(engine)
-    await question()
-    return await rows_read_so_far(engine) - before
-
-
-async def rows_read_so_far(engine: AsyncEngine) -> int:
-    async with engine.connect() as connection:
-        await connection.execute(text("SELECT pg_stat_force_next_flush()"))
-        query = text(
-            "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'webhook_deliveries'"
-        )
-        return int((await connection.execute(query)).scalar_one())
+        assert await rows_read(engine, question, "webhook_deliveries") <= most, name

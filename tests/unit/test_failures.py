@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from clock import Clock
 from runstream.access import failures as module
 from runstream.access.failures import Failures
 from runstream.domain.errors import TooManyRequests
@@ -11,18 +12,6 @@ from runstream.domain.errors import TooManyRequests
 ALLOWED = 3
 HOURS = 3600.0
 DEADLINE = 10
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
