@@ -10,9 +10,7 @@ from sqlalchemy.pool import NullPool
 
 from runstream.storage.database import asyncpg_url
 from runstream.storage.tables import metadata
-
-LOCK = 0x72756E7374726561
-"""One migration at a time: an advisory lock by this number ("runstrea")."""
+from runstream.storage.wall import LOCK
 
 
 def migrate(connection: Connection) -> None:

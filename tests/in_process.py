@@ -43,6 +43,7 @@ from runstream.storage.answers import AnswerStore
 from runstream.storage.database import connect
 from runstream.storage.leases import LeaseStore
 from runstream.storage.runs import RunStore
+from runstream.storage.tenancy import Role
 from runstream.stream.log import TokenLog
 from runstream.stream.writer import WriteLoop
 
@@ -78,7 +79,7 @@ class InProcessWorker:
         """A run of these messages of a user, once its attempt is over; and all that any reader of it was sent."""
         run_id = await self.create(*said, model=model, feature=feature, attempts=attempts, messages=messages)
         async with asyncio.timeout(DEADLINE):
-            await self.execute(run_id)
+            await self.execute(TENANT, run_id)
         return await self.get(run_id), await self.events(run_id)
 
     async def create(
@@ -147,7 +148,8 @@ async def working(
     connection = await asyncpg.connect(database_url, timeout=DEADLINE)
     await connection.execute("insert into tenants (id) values ($1) on conflict do nothing", TENANT)
     await connection.close()
-    engine = connect(database_url, pool_size=2, timeout=DEADLINE)
+    engine = connect(database_url, pool_size=2, timeout=DEADLINE, role=Role.APPLICATION)
+    sweep = connect(database_url, pool_size=1, timeout=DEADLINE, role=Role.SWEEP)
     store = RunStore(engine)
     async with (
         Redis.from_url(redis_url) as redis,
@@ -188,13 +190,14 @@ async def working(
                 max_output_chars=max_output_chars,
             )
             try:
-                await LeaseStore(engine).renew(WORKER, "host", 60)
+                await LeaseStore(sweep).renew(WORKER, "host", 60)
                 yield InProcessWorker(execute, store, log, simulator, database_url)
             finally:
                 sending.cancel()
                 with suppress(asyncio.CancelledError):
                     await sending
                 await engine.dispose()
+                await sweep.dispose()
 
 
 def answers_of(

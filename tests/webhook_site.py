@@ -20,6 +20,7 @@ from runstream.settings import Settings
 from runstream.storage.database import connect
 from runstream.storage.deliveries import DeliveryStore
 from runstream.storage.runs import RunStore
+from runstream.storage.tenancy import Role
 from runstream.storage.webhooks import WebhookStore
 from runstream.webhooks.deliver import Deliver, Schedule
 from runstream.webhooks.endpoints import Endpoints
@@ -42,12 +43,15 @@ ENDINGS = {
 class WebhookSite:
     """Two tenants, the runs and webhooks of the first unless another is named, and workers that deliver."""
 
-    def __init__(self, engine: AsyncEngine, database: asyncpg.Connection, stack: AsyncExitStack) -> None:
+    def __init__(
+        self, engine: AsyncEngine, overall: AsyncEngine, database: asyncpg.Connection, stack: AsyncExitStack
+    ) -> None:
         self.runs = RunStore(engine)
         self.store = WebhookStore(engine)
         self.endpoints = Endpoints(self.store, private=True)
         self.database = database
         self._engine = engine
+        self._overall = overall
         self._stack = stack
         self._running: dict[Deliver, asyncio.Task[None]] = {}
 
@@ -62,14 +66,14 @@ class WebhookSite:
         )
         run_id = new_id("run")
         await self.runs.insert(run_id, tenant=tenant, user="ada", request=request, queue="default", max_attempts=3)
-        await self.runs.claim(run_id, "worker-1")
-        assert await self.runs.end(run_id, ENDINGS[status], was=Status.RUNNING, attempt=1)
+        await self.runs.claim(tenant, run_id, "worker-1")
+        assert await self.runs.end(tenant, run_id, ENDINGS[status], was=Status.RUNNING, attempt=1)
         return run_id
 
     async def worker(self, *, patience: float = 10, private: bool = True, slots: int = 100, **given: Any) -> Deliver:
         """One that waits for an answer for so many seconds."""
         deliver = Deliver(
-            store=DeliveryStore(self._engine, patience=PATIENCE),
+            store=DeliveryStore(self._engine, self._overall, patience=PATIENCE),
             runs=self.runs,
             sender=Sender(timeout=patience, private=private, lookups=4, **given),
             schedule=Schedule(DELAYS, kept=30 * DAY),
@@ -133,10 +137,12 @@ def secret_of(webhook: Webhook) -> str:
 @asynccontextmanager
 async def standing(database_url: str) -> AsyncIterator[WebhookSite]:
     async with AsyncExitStack() as stack:
-        engine = connect(database_url, pool_size=8, timeout=DEADLINE)
-        stack.push_async_callback(engine.dispose)
+        engine = connect(database_url, pool_size=8, timeout=DEADLINE, role=Role.APPLICATION)
+        overall = connect(database_url, pool_size=2, timeout=DEADLINE, role=Role.SWEEP)
+        for each in (engine, overall):
+            stack.push_async_callback(each.dispose)
         database = await asyncpg.connect(database_url, timeout=DEADLINE, command_timeout=DEADLINE)
         stack.push_async_callback(database.close)
         for tenant in (TENANT, OTHER):
             await database.execute("insert into tenants (id) values ($1)", tenant)
-        yield WebhookSite(engine, database, stack)
+        yield WebhookSite(engine, overall, database, stack)

@@ -43,12 +43,13 @@ from runstream.runs.submit import Submit
 from runstream.runs.watch import Watch
 from runstream.settings import Settings
 from runstream.storage.budgets import BudgetStore
-from runstream.storage.database import asyncpg_url, connect, open_pool
+from runstream.storage.database import OVERALL, asyncpg_url, connect, open_pool
 from runstream.storage.keys import KeyStore
-from runstream.storage.lists import RunLists
+from runstream.storage.lists import AllRuns, RunLists
 from runstream.storage.migrate import pending
 from runstream.storage.runs import RunStore
 from runstream.storage.spend import SpendStore
+from runstream.storage.tenancy import Role
 from runstream.storage.webhooks import WebhookStore
 from runstream.stream.hub import Hub
 from runstream.webhooks.endpoints import Endpoints
@@ -106,22 +107,21 @@ def create_app(settings: Settings) -> FastAPI:
 
 def _check_addresses(settings: Settings) -> None:
     """Before the server starts, which would make a traceback of what is wrong with them."""
-    asyncpg_url(settings.database_url.get_secret_value())
+    asyncpg_url(settings.database_login)
+    asyncpg_url(settings.sweep_login, "RUNSTREAM_SWEEP_DATABASE_URL")
     redis_client(settings)
 
 
 @asynccontextmanager
 async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Services]:
-    engine = connect(
-        settings.database_url.get_secret_value(),
-        pool_size=settings.database_pool,
-        timeout=settings.database_timeout,
-    )
-    await open_pool(engine, settings.database_pool)
+    pool, timeout = settings.database_pool, settings.database_timeout
+    engine = connect(settings.database_login, pool_size=pool, timeout=timeout, role=Role.APPLICATION)
+    # For what is asked before it is known whose it is, and for figures of all tenants together.
+    overall = connect(settings.sweep_login, pool_size=OVERALL, timeout=timeout, role=Role.SWEEP)
+    await asyncio.gather(open_pool(engine, pool), open_pool(overall, OVERALL))
     redis = redis_client(settings)
-    key_store = KeyStore(engine)
-    key_check = KeyCheck(key_store)
-    store, lists = RunStore(engine, warn_call_cost=settings.warn_call_cost), RunLists(engine)
+    key_check = KeyCheck(KeyStore(overall))
+    store, all_runs = RunStore(engine, warn_call_cost=settings.warn_call_cost), AllRuns(overall)
     waiting = redis_client(settings, waiting=True)
     scripts = Scripts(waiting, timeout=settings.redis_timeout)
     jobs = JobQueue(scripts)
@@ -136,7 +136,9 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
         max_age=settings.stream_max_age,
     )
     watch = Watch(store, hub, token_log)
-    backlog = Backlog(lists, settings.queue, most=settings.max_queued, most_per_tenant=settings.max_queued_per_tenant)
+    backlog = Backlog(
+        all_runs, settings.queue, most=settings.max_queued, most_per_tenant=settings.max_queued_per_tenant
+    )
     submit = Submit(
         store=store,
         backlog=backlog,
@@ -150,15 +152,16 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
         max_attempts=settings.max_attempts,
     )
     yield Services(
-        missing_migration=partial(pending, engine),
+        missing_migration=partial(pending, overall),
         redis=redis,
         store=store,
-        lists=lists,
+        lists=RunLists(engine),
+        all_runs=all_runs,
         spend=SpendStore(engine),
         admission=admission,
         key_check=key_check,
         authenticate=Authenticate(key_check, Failures(settings.failed_auth_per_minute)),
-        keys=Keys(key_store),
+        keys=Keys(KeyStore(engine)),
         jobs=jobs,
         queue=settings.queue,
         hub=hub,
@@ -172,6 +175,7 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
     await redis.aclose()
     await waiting.aclose()
     await engine.dispose()
+    await overall.dispose()
 
 
 def _admission(settings: Settings, routes: Routes, book: Book, budgets: BudgetStore) -> Admission:

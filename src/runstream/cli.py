@@ -84,7 +84,7 @@ def migrate() -> None:
     from runstream.storage.migrate import upgrade
 
     with explained():
-        upgrade(load().database_url.get_secret_value())
+        upgrade(load().database_login)
 
 
 @keys.command("create")

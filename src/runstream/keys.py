@@ -49,7 +49,7 @@ async def revoke(key_id: str) -> None:
 @asynccontextmanager
 async def _keys() -> AsyncIterator[Keys]:
     settings = load()
-    async with opened(settings.database_url.get_secret_value(), settings.database_timeout) as engine:
+    async with opened(settings.sweep_login, settings.database_timeout) as engine:
         yield Keys(KeyStore(engine))
 
 

@@ -28,7 +28,7 @@ from runstream.runs.cancel import stop
 from runstream.runs.retry import RETRYABLE, refusal, try_again
 from runstream.settings import load
 from runstream.storage.command import opened
-from runstream.storage.lists import RunLists
+from runstream.storage.lists import AllRuns
 from runstream.storage.runs import RunStore
 from runstream.stream.log import TokenLog
 
@@ -38,14 +38,14 @@ _PAGE = 100
 async def listed(*, status: Status | None, tenant: str | None, since: str | None, limit: int) -> list[str]:
     """A line for each run, newest first."""
     async with _desk() as desk:
-        runs = await desk.lists.newest(tenant=tenant, status=status, since=_first(since), before=None, limit=limit)
+        runs = await desk.all_runs.newest(tenant=tenant, status=status, since=_first(since), before=None, limit=limit)
     return [_line(run) for run in runs]
 
 
 async def shown(run_id: str, *, content: bool) -> list[str]:
     """A run and its attempts; what was asked and answered only with `content`. Raises NotFound."""
     async with _desk() as desk:
-        run = await desk.store.find(run_id)
+        run = await desk.all_runs.find(run_id)
         if run is None:
             raise NotFound(f"There is no run {run_id!r}.")
         attempts = await desk.store.attempts(run.tenant, run.id)
@@ -56,7 +56,7 @@ async def retry(run_ids: Sequence[str]) -> AsyncIterator[tuple[bool, str]]:
     """Whether each run was queued again, and a sentence on it."""
     async with _desk() as desk:
         for run_id in run_ids:
-            run = await desk.store.find(run_id)
+            run = await desk.all_runs.find(run_id)
             if run is None:
                 yield False, f"{run_id}: There is no such run."
             elif run.status not in RETRYABLE:
@@ -69,7 +69,7 @@ async def retry_failed(since: str, tenant: str | None) -> AsyncIterator[tuple[bo
     """The same for each run that was asked for in this time and has failed, each once, whatever comes of it."""
     async with _desk() as desk:
         before: str | None = None
-        while failed := await desk.lists.newest(
+        while failed := await desk.all_runs.newest(
             tenant=tenant, status=Status.FAILED, since=_first(since), before=before, limit=_PAGE
         ):
             for run in failed:
@@ -81,7 +81,7 @@ async def cancel(run_ids: Sequence[str]) -> AsyncIterator[tuple[bool, str]]:
     """Whether each run has ended or will do so, and a sentence on it."""
     async with _desk() as desk:
         for run_id in run_ids:
-            found = await desk.store.find(run_id)
+            found = await desk.all_runs.find(run_id)
             if found is None:
                 yield False, f"{run_id}: There is no such run."
                 continue
@@ -97,7 +97,7 @@ class _Desk:
     """What a command works with."""
 
     store: RunStore
-    lists: RunLists
+    all_runs: AllRuns
     jobs: JobQueue
     redis: Redis
     token_log: TokenLog
@@ -130,8 +130,8 @@ async def _desk() -> AsyncIterator[_Desk]:
     jobs, book = JobQueue(scripts), Book(redis, scripts)
     token_log = open_log(settings, waiting, scripts)
     try:
-        async with opened(settings.database_url.get_secret_value(), settings.database_timeout) as engine:
-            yield _Desk(RunStore(engine), RunLists(engine), jobs, redis, token_log, book)
+        async with opened(settings.sweep_login, settings.database_timeout) as engine:
+            yield _Desk(RunStore(engine), AllRuns(engine), jobs, redis, token_log, book)
     finally:
         await scripts.aclose()
         await waiting.aclose()

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+from functools import partial
 
 import structlog
 import uvloop
@@ -50,12 +51,13 @@ from runstream.runs.spend_watch import SpendWatch
 from runstream.settings import Settings
 from runstream.storage.answers import AnswerStore
 from runstream.storage.budgets import BudgetStore
-from runstream.storage.database import connect, open_pool
+from runstream.storage.database import OVERALL, connect, open_pool
 from runstream.storage.deliveries import DeliveryStore
 from runstream.storage.leases import LeaseStore
 from runstream.storage.left_behind import LeftBehind
 from runstream.storage.pace import PaceStore
 from runstream.storage.runs import RunStore
+from runstream.storage.tenancy import Role
 from runstream.stream.writer import WriteLoop
 from runstream.webhooks.deliver import Deliver, Schedule
 from runstream.webhooks.sender import Sender
@@ -78,11 +80,13 @@ class _Process:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._id = new_id("wrk")
-        url, timeout = settings.database_url.get_secret_value(), settings.database_timeout
-        self._engine = connect(url, pool_size=settings.database_pool, timeout=timeout)
+        pool, timeout = settings.database_pool, settings.database_timeout
+        self._engine = connect(settings.database_login, pool_size=pool, timeout=timeout, role=Role.APPLICATION)
+        overall = partial(connect, settings.sweep_login, role=Role.SWEEP)
+        self._sweep_engine = overall(pool_size=OVERALL, timeout=timeout)
         # Its own connection: a lease that waited behind the runs could lapse because they are many.
         # A renewal that takes longer than the lease is of no use.
-        self._lease_engine = connect(url, pool_size=1, timeout=min(timeout, settings.lease))
+        self._lease_engine = overall(pool_size=1, timeout=min(timeout, settings.lease))
         self._redis = redis_client(settings)
         self._waiting = redis_client(settings, waiting=True)
         self._scripts = Scripts(self._waiting, timeout=settings.redis_timeout)
@@ -143,7 +147,7 @@ class _Process:
     def _sweeping(self) -> Sweep:
         return Sweep(
             store=self._store,
-            left=LeftBehind(self._engine),
+            left=LeftBehind(self._sweep_engine),
             leases=self._leases,
             jobs=self._jobs,
             token_log=self._token_log,
@@ -161,13 +165,13 @@ class _Process:
         times = self._settings.warn_spend_times
         if times is None:
             return None
-        return SpendWatch(PaceStore(self._engine), self._book, times=times, floor=self._settings.warn_spend_floor)
+        return SpendWatch(PaceStore(self._sweep_engine), self._book, times=times, floor=self._settings.warn_spend_floor)
 
     def _delivering(self) -> Deliver:
         """Within a loop, which connections are bound to."""
         settings = self._settings
         return Deliver(
-            store=DeliveryStore(self._engine, patience=settings.webhook_patience),
+            store=DeliveryStore(self._engine, self._sweep_engine, patience=settings.webhook_patience),
             runs=self._store,
             sender=Sender(
                 timeout=settings.webhook_timeout, private=settings.webhook_private, lookups=settings.webhook_slots
@@ -266,6 +270,7 @@ class _Process:
         await self._redis.aclose()
         await self._waiting.aclose()
         await self._lease_engine.dispose()
+        await self._sweep_engine.dispose()
         await self._engine.dispose()
 
 

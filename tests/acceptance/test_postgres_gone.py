@@ -124,7 +124,7 @@ async def test_a_request_whose_connection_breaks_while_its_run_is_written_is_acc
     make_stack: MakeStack, database_url: str, way: Proxy, url_by_way: str, headers: dict[str, str]
 ) -> None:
     stack = make_stack(workers=0, database_url=url_by_way)
-    waiting = "select 1 from pg_stat_activity where query like 'INSERT INTO runs%' and wait_event_type = 'Lock'"
+    waiting = "select 1 from pg_stat_activity where query like '%INSERT INTO runs%' and wait_event_type = 'Lock'"
     async with user(stack) as caller:
         async with locked(database_url, "runs", "SHARE"):
             asked = asyncio.create_task(caller.post(headers=headers))

@@ -11,13 +11,23 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from runstream.storage.database import connect
 from runstream.storage.left_behind import LeftBehind
 from runstream.storage.runs import RunStore
+from runstream.storage.tenancy import Role
 
 DEADLINE = 60
 
 
 @pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = connect(database_url, pool_size=8, timeout=DEADLINE)
+    """With the application's rights."""
+    engine = connect(database_url, pool_size=8, timeout=DEADLINE, role=Role.APPLICATION)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def overall(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """With the sweep's rights."""
+    engine = connect(database_url, pool_size=4, timeout=DEADLINE, role=Role.SWEEP)
     yield engine
     await engine.dispose()
 
@@ -36,5 +46,5 @@ def store(engine: AsyncEngine) -> RunStore:
 
 
 @pytest.fixture
-def behind(engine: AsyncEngine) -> LeftBehind:
-    return LeftBehind(engine)
+def behind(overall: AsyncEngine) -> LeftBehind:
+    return LeftBehind(overall)

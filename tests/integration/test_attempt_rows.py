@@ -50,7 +50,7 @@ async def status(store: RunStore, run_id: str) -> tuple[str, int]:
 
 @pytest.mark.promise("P3")
 async def test_of_many_who_claim_a_run_one_begins_an_attempt(store: RunStore, run_id: str) -> None:
-    claims = await asyncio.gather(*(store.claim(run_id, f"worker-{number}") for number in range(8)))
+    claims = await asyncio.gather(*(store.claim(TENANT, run_id, f"worker-{number}") for number in range(8)))
     (claim,) = [claim for claim in claims if claim]
     (attempt,) = await store.attempts(TENANT, run_id)
     assert (claim.attempt, attempt.attempt, attempt.outcome) == (1, 1, "running")
@@ -58,8 +58,8 @@ async def test_of_many_who_claim_a_run_one_begins_an_attempt(store: RunStore, ru
 
 
 async def test_an_end_closes_its_attempt_with_what_it_came_to(store: RunStore, run_id: str) -> None:
-    await store.claim(run_id, "worker-1")
-    assert await store.end(run_id, ENDING, was=Status.RUNNING, attempt=1)
+    await store.claim(TENANT, run_id, "worker-1")
+    assert await store.end(TENANT, run_id, ENDING, was=Status.RUNNING, attempt=1)
     (attempt,) = await store.attempts(TENANT, run_id)
     run = await store.get(Owner(TENANT, None), run_id)
     assert run
@@ -80,20 +80,20 @@ async def test_calls_enter_the_ledger_with_the_attempt_that_made_them_and_never_
         return [tuple(row) for row in await database.fetch(query)]
 
     first = [(1, 1, "m-0", 0, None), (1, 2, "m-1", 4, Decimal("0.1"))]
-    await store.claim(run_id, "worker-1")
-    assert await store.requeue(run_id, 1, reason="provider", delay=0, generation=GENERATION)
+    await store.claim(TENANT, run_id, "worker-1")
+    assert await store.requeue(TENANT, run_id, 1, reason="provider", delay=0, generation=GENERATION)
     assert await entered() == first
-    assert not await store.requeue(run_id, 1, reason="provider", delay=0, generation=GENERATION)
+    assert not await store.requeue(TENANT, run_id, 1, reason="provider", delay=0, generation=GENERATION)
     cancelled = Ending(Status.CANCELLED, 2, [], generation=GENERATION)
-    assert await store.end(run_id, cancelled, was=Status.QUEUED, attempt=1)
+    assert await store.end(TENANT, run_id, cancelled, was=Status.QUEUED, attempt=1)
     assert await entered() == first
-    run = await store.retry(run_id, was=Status.CANCELLED, attempt=2, reason="retry")
+    run = await store.retry(TENANT, run_id, was=Status.CANCELLED, attempt=2, reason="retry")
     assert run
     assert run.cost == Decimal("0.1")
-    claim = await store.claim(run_id, "worker-2")
+    claim = await store.claim(TENANT, run_id, "worker-2")
     assert claim
     assert (claim.attempt, claim.cost) == (3, Decimal("0.1"))
-    assert await store.end(run_id, replace(ENDING, attempt=3), was=Status.RUNNING, attempt=3)
+    assert await store.end(TENANT, run_id, replace(ENDING, attempt=3), was=Status.RUNNING, attempt=3)
     assert await entered() == [*first, (3, 1, "m-0", 0, None), (3, 2, "m-1", 4, Decimal("0.1"))]
     run = await store.get(Owner(TENANT, None), run_id)
     assert run
@@ -104,27 +104,27 @@ async def test_calls_enter_the_ledger_with_the_attempt_that_made_them_and_never_
 
 @pytest.mark.promise("P3")
 async def test_who_lost_a_run_changes_neither_it_nor_an_attempt(store: RunStore, run_id: str) -> None:
-    await store.claim(run_id, "worker-1")
-    assert await store.requeue(run_id, 1, reason="worker_lost", delay=0, outcome=Outcome.LAPSED)
-    await store.claim(run_id, "worker-2")
+    await store.claim(TENANT, run_id, "worker-1")
+    assert await store.requeue(TENANT, run_id, 1, reason="worker_lost", delay=0, outcome=Outcome.LAPSED)
+    await store.claim(TENANT, run_id, "worker-2")
     before = await store.attempts(TENANT, run_id)
-    assert not await store.end(run_id, ENDING, was=Status.RUNNING, attempt=1)
-    assert not await store.requeue(run_id, 1, reason="provider", delay=0)
+    assert not await store.end(TENANT, run_id, ENDING, was=Status.RUNNING, attempt=1)
+    assert not await store.requeue(TENANT, run_id, 1, reason="provider", delay=0)
     assert await store.attempts(TENANT, run_id) == before
     assert [attempt.outcome for attempt in before] == ["lapsed", "running"]
     assert await status(store, run_id) == ("running", 2)
 
 
 async def test_an_attempt_whose_end_was_asked_for_is_not_given_up_for_another(store: RunStore, run_id: str) -> None:
-    await store.claim(run_id, "worker-1")
+    await store.claim(TENANT, run_id, "worker-1")
     await store.request_cancel(TENANT, run_id)
-    assert not await store.requeue(run_id, 1, reason="provider", delay=0)
+    assert not await store.requeue(TENANT, run_id, 1, reason="provider", delay=0)
     assert await outcomes(store, run_id) == ["running"]
 
 
 async def test_an_end_that_is_not_the_attempts_own_closes_it_as_lapsed(store: RunStore, run_id: str) -> None:
-    await store.claim(run_id, "worker-1")
-    assert await store.end(run_id, Ending(Status.CANCELLED, 2, []), was=Status.RUNNING, attempt=1)
+    await store.claim(TENANT, run_id, "worker-1")
+    assert await store.end(TENANT, run_id, Ending(Status.CANCELLED, 2, []), was=Status.RUNNING, attempt=1)
     assert await outcomes(store, run_id) == ["lapsed"]
 
 
@@ -137,39 +137,43 @@ async def test_a_run_is_flagged_by_the_findings_that_it_shows(store: RunStore, r
         assert run
         return run.flagged, [finding["name"] for finding in run.findings or ()]
 
-    await store.claim(run_id, "worker-1")
-    assert await store.requeue(run_id, 1, reason="provider", delay=0, findings=[flagged])
+    await store.claim(TENANT, run_id, "worker-1")
+    assert await store.requeue(TENANT, run_id, 1, reason="provider", delay=0, findings=[flagged])
     assert await shown() == (True, ["violence"])
-    await store.claim(run_id, "worker-2")
-    assert await store.requeue(run_id, 2, reason="worker_lost", delay=0)
+    await store.claim(TENANT, run_id, "worker-2")
+    assert await store.requeue(TENANT, run_id, 2, reason="worker_lost", delay=0)
     assert await shown() == (True, ["violence"])
-    await store.claim(run_id, "worker-3")
+    await store.claim(TENANT, run_id, "worker-3")
     ending = replace(ENDING, attempt=3, findings=[normalized])
-    assert await store.end(run_id, ending, was=Status.RUNNING, attempt=3)
+    assert await store.end(TENANT, run_id, ending, was=Status.RUNNING, attempt=3)
     assert await shown() == (False, ["nfc"])
 
 
 async def test_an_end_between_two_attempts_leaves_the_last_one_as_it_was(store: RunStore, run_id: str) -> None:
-    await store.claim(run_id, "worker-1")
+    await store.claim(TENANT, run_id, "worker-1")
     error = {"code": "provider_unavailable", "message": "It is away."}
-    await store.requeue(run_id, 1, reason=error["code"], delay=0, error=error)
+    await store.requeue(TENANT, run_id, 1, reason=error["code"], delay=0, error=error)
     (before,) = await store.attempts(TENANT, run_id)
     assert (before.outcome, before.error) == ("retried", error)
-    assert await store.end(run_id, Ending(Status.CANCELLED, 2, []), was=Status.QUEUED, attempt=1)
+    assert await store.end(TENANT, run_id, Ending(Status.CANCELLED, 2, []), was=Status.QUEUED, attempt=1)
     assert await store.attempts(TENANT, run_id) == [before]
 
 
 @pytest.mark.parametrize("was", [Status.FAILED, Status.CANCELLED])
 async def test_of_many_who_try_a_run_again_one_does(store: RunStore, run_id: str, was: Status) -> None:
-    await store.claim(run_id, "worker-1")
+    await store.claim(TENANT, run_id, "worker-1")
     await store.end(
-        run_id, Ending(was, 1, [], "text", error={"code": "x", "message": "y"}), was=Status.RUNNING, attempt=1
+        TENANT,
+        run_id,
+        Ending(was, 1, [], "text", error={"code": "x", "message": "y"}),
+        was=Status.RUNNING,
+        attempt=1,
     )
-    asked: list[Any] = [store.retry(run_id, was=was, attempt=1, reason="retry") for _ in range(8)]
+    asked: list[Any] = [store.retry(TENANT, run_id, was=was, attempt=1, reason="retry") for _ in range(8)]
     assert len([run for run in await asyncio.gather(*asked) if run]) == 1
     assert await status(store, run_id) == ("queued", 1)
-    assert not await store.retry(run_id, was=was, attempt=1, reason="retry")
-    claim = await store.claim(run_id, "worker-2")
+    assert not await store.retry(TENANT, run_id, was=was, attempt=1, reason="retry")
+    claim = await store.claim(TENANT, run_id, "worker-2")
     assert claim
     assert (claim.attempt, claim.restart_reason) == (2, "retry")
     assert await outcomes(store, run_id) == [was, "running"]
@@ -180,23 +184,27 @@ async def test_what_an_answer_is_read_on_by_is_kept_by_its_own_worker_alone_and_
     store: RunStore, behind: LeftBehind, run_id: str
 ) -> None:
     answer, other = KeptAnswer("local", "m-1", "resp_1"), KeptAnswer("local", "m-1", "resp_2")
-    await store.claim(run_id, "worker-1")
-    assert not await store.note_answer(run_id, 1, "worker-2", other)
-    assert await store.note_answer(run_id, 1, "worker-1", answer)
+    await store.claim(TENANT, run_id, "worker-1")
+    assert not await store.note_answer(TENANT, run_id, 1, "worker-2", other)
+    assert await store.note_answer(TENANT, run_id, 1, "worker-1", answer)
     owed = replace(answer, owed=CALLS[1])
     left = Generation("local", "m-1", goes_on=owed)
-    assert await store.requeue(run_id, 1, reason="worker_lost", delay=0, outcome=Outcome.LAPSED, generation=left)
-    assert not await store.note_answer(run_id, 1, "worker-1", other)
+    assert await store.requeue(
+        TENANT, run_id, 1, reason="worker_lost", delay=0, outcome=Outcome.LAPSED, generation=left
+    )
+    assert not await store.note_answer(TENANT, run_id, 1, "worker-1", other)
     assert await behind.unread(9) == []
-    claim = await store.claim(run_id, "worker-2")
+    claim = await store.claim(TENANT, run_id, "worker-2")
     assert claim
     assert claim.resume == owed
     assert await behind.unread(9) == []
-    assert await store.requeue(run_id, 2, reason="worker_lost", delay=0, outcome=Outcome.LAPSED, generation=left)
-    claim = await store.claim(run_id, "worker-3")
+    assert await store.requeue(
+        TENANT, run_id, 2, reason="worker_lost", delay=0, outcome=Outcome.LAPSED, generation=left
+    )
+    claim = await store.claim(TENANT, run_id, "worker-3")
     assert claim
     assert claim.resume == owed
-    assert await store.end(run_id, replace(ENDING, attempt=3), was=Status.RUNNING, attempt=3)
+    assert await store.end(TENANT, run_id, replace(ENDING, attempt=3), was=Status.RUNNING, attempt=3)
     assert await behind.unread(9) == []
 
 
@@ -205,10 +213,10 @@ async def test_an_answer_that_waits_to_be_read_on_is_paid_for_with_its_runs_end_
 ) -> None:
     answer = KeptAnswer("local", "m-1", "resp_1", owed=CALLS[1])
     left = Generation("local", "m-1", calls=CALLS[:1], goes_on=answer)
-    await store.claim(run_id, "worker-1")
-    assert await store.requeue(run_id, 1, reason="worker_stopped", delay=0, generation=left)
+    await store.claim(TENANT, run_id, "worker-1")
+    assert await store.requeue(TENANT, run_id, 1, reason="worker_stopped", delay=0, generation=left)
     assert await database.fetchval("select count(*) from ledger") == 1
-    done = await store.end(run_id, Ending(Status.CANCELLED, 2, []), was=Status.QUEUED, attempt=1)
+    done = await store.end(TENANT, run_id, Ending(Status.CANCELLED, 2, []), was=Status.QUEUED, attempt=1)
     assert done
     assert (done.since, done.through, done.tokens) == (1, 2, 7), "limits count it, after what attempt 1 came to"
     entered = await database.fetch("select attempt, call, cost from ledger order by call")
@@ -222,21 +230,21 @@ async def test_an_answer_that_waits_to_be_read_on_is_paid_for_with_its_runs_end_
 
 async def test_what_a_person_asks_for_again_is_not_read_on(store: RunStore, run_id: str) -> None:
     left = Generation("local", "m-1", goes_on=KeptAnswer("local", "m-1", "resp_1", owed=CALLS[1]))
-    await store.claim(run_id, "worker-1")
-    assert await store.requeue(run_id, 1, reason="worker_stopped", delay=0, generation=left)
-    assert await store.end(run_id, Ending(Status.CANCELLED, 2, []), was=Status.QUEUED, attempt=1)
-    assert await store.retry(run_id, was=Status.CANCELLED, attempt=2, reason="retry")
-    claim = await store.claim(run_id, "worker-2")
+    await store.claim(TENANT, run_id, "worker-1")
+    assert await store.requeue(TENANT, run_id, 1, reason="worker_stopped", delay=0, generation=left)
+    assert await store.end(TENANT, run_id, Ending(Status.CANCELLED, 2, []), was=Status.QUEUED, attempt=1)
+    assert await store.retry(TENANT, run_id, was=Status.CANCELLED, attempt=2, reason="retry")
+    claim = await store.claim(TENANT, run_id, "worker-2")
     assert claim
     assert claim.resume is None
 
 
 async def test_attempts_go_with_their_run(store: RunStore, run_id: str, database: asyncpg.Connection) -> None:
-    await store.claim(run_id, "worker-1")
+    await store.claim(TENANT, run_id, "worker-1")
     await database.execute("delete from runs where id = $1", run_id)
     assert await database.fetchval("select count(*) from attempts") == 0
 
 
 async def test_attempts_are_their_tenants_alone(store: RunStore, run_id: str) -> None:
-    await store.claim(run_id, "worker-1")
+    await store.claim(TENANT, run_id, "worker-1")
     assert await store.attempts("another", run_id) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from in_process import working
+from in_process import TENANT, working
 from runstream.domain.principal import Owner
 from runstream.domain.run import Run
 from runstream.domain.transcript import Transcript
@@ -165,7 +165,7 @@ async def test_what_was_found_stays_with_the_run_as_it_is_tried_again(database_u
     async with working(database_url, redis_url) as worker:
         run, _ = await worker.run(OVERRIDE, model="status:500", attempts=2)
         assert (run.status, run.attempt, run.flagged) == ("queued", 1, True)
-        again = await worker.store.retry_unasked(run.id, was=run.status, attempt=1, reason="retry")
+        again = await worker.store.retry_unasked(TENANT, run.id, was=run.status, attempt=1, reason="retry")
         assert again is not None
         assert (again.flagged, again.findings) == (False, None)
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from in_process import InProcessWorker, working
+from in_process import TENANT, InProcessWorker, working
 from runstream.domain.events import Event
 from runstream.domain.run import Run
 from runstream.domain.usage import Usage
@@ -81,7 +81,7 @@ async def test_sentences_that_come_while_others_are_judged_are_judged_together(
 async def test_a_sentence_is_shown_before_the_answer_ends(database_url: str, redis_url: str) -> None:
     async with working(database_url, redis_url, moderation="flags:never") as worker:
         run_id = await worker.create("Hello", model="sentences:100000:100")
-        running = asyncio.create_task(worker.execute(run_id))
+        running = asyncio.create_task(worker.execute(TENANT, run_id))
         async with asyncio.timeout(30):
             while not text_of(await worker.events(run_id)).startswith(sentences(0, 2)):
                 await asyncio.sleep(0.02)

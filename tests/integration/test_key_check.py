@@ -30,25 +30,25 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def keys(engine: AsyncEngine) -> Keys:
-    return Keys(KeyStore(engine))
+def keys(overall: AsyncEngine) -> Keys:
+    return Keys(KeyStore(overall))
 
 
 @pytest.fixture
-def asked(engine: AsyncEngine) -> list[str]:
+def asked(overall: AsyncEngine) -> list[str]:
     """Each statement that Postgres is asked from now on."""
     statements: list[str] = []
 
     def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
         statements.append(statement)
 
-    event.listen(engine.sync_engine, "before_cursor_execute", note)
+    event.listen(overall.sync_engine, "before_cursor_execute", note)
     return statements
 
 
 @pytest.fixture
-def check(engine: AsyncEngine, clock: Clock) -> KeyCheck:
-    return KeyCheck(KeyStore(engine), clock=clock)
+def check(overall: AsyncEngine, clock: Clock) -> KeyCheck:
+    return KeyCheck(KeyStore(overall), clock=clock)
 
 
 async def made(keys: Keys, user: str = "ann", **wanted: Any) -> tuple[str, str]:
@@ -80,10 +80,10 @@ async def test_a_request_that_goes_away_does_not_take_the_question_with_it(keys:
 
 
 async def test_a_hundred_thousand_calls_of_two_processes_ask_less_than_once_for_each_key_and_second(
-    keys: Keys, engine: AsyncEngine, clock: Clock, asked: list[str]
+    keys: Keys, overall: AsyncEngine, clock: Clock, asked: list[str]
 ) -> None:
     calls, seconds = 100_000, 10
-    checks = [KeyCheck(KeyStore(engine), clock=clock) for _ in range(2)]
+    checks = [KeyCheck(KeyStore(overall), clock=clock) for _ in range(2)]
     every = [(await made(keys, user=f"user-{number}"))[0] for number in range(20)]
     asked.clear()
     turns = zip(range(calls), cycle(every), cycle([checks[0]] * 20 + [checks[1]] * 20), strict=False)
@@ -94,11 +94,11 @@ async def test_a_hundred_thousand_calls_of_two_processes_ask_less_than_once_for_
 
 
 async def test_a_revoked_key_is_refused_a_second_later_in_every_process(
-    keys: Keys, engine: AsyncEngine, clock: Clock
+    keys: Keys, overall: AsyncEngine, clock: Clock
 ) -> None:
     key, key_id = await made(keys)
     other, other_id = await made(keys)
-    checks = [KeyCheck(KeyStore(engine), clock=clock) for _ in range(2)]
+    checks = [KeyCheck(KeyStore(overall), clock=clock) for _ in range(2)]
     for check in checks:
         assert of(key_id, await check.principal(key))
         assert of(other_id, await check.principal(other))
@@ -110,12 +110,12 @@ async def test_a_revoked_key_is_refused_a_second_later_in_every_process(
 
 
 async def test_a_key_that_was_revoked_while_nobody_asked_is_refused(
-    keys: Keys, engine: AsyncEngine, check: KeyCheck, clock: Clock
+    keys: Keys, overall: AsyncEngine, check: KeyCheck, clock: Clock
 ) -> None:
     key, key_id = await made(keys)
     assert of(key_id, await check.principal(key))
     await keys.revoke(None, key_id)
-    async with engine.connect() as connection:
+    async with overall.connect() as connection:
         await connection.execute(text("update api_keys set changed_at = now() - interval '1 hour'"))
     clock.now += 3600
     assert await check.principal(key) is None
@@ -149,12 +149,12 @@ async def test_a_rotated_key_goes_on_until_its_overlap_ends_and_no_longer(
 
 
 async def test_a_key_ends_when_it_expires_though_nothing_changes(
-    keys: Keys, engine: AsyncEngine, check: KeyCheck, clock: Clock
+    keys: Keys, overall: AsyncEngine, check: KeyCheck, clock: Clock
 ) -> None:
     key, key_id = await made(keys, expires_at=datetime.now(UTC) + timedelta(seconds=100))
     began = clock.now
     assert of(key_id, await check.principal(key))
-    async with engine.connect() as connection:  # the time that the test does not wait for
+    async with overall.connect() as connection:  # the time that the test does not wait for
         await connection.execute(text("update api_keys set expires_at = now()"))
     while clock.now < began + 98:
         assert of(key_id, await check.principal(key))
@@ -166,7 +166,7 @@ async def test_a_key_ends_when_it_expires_though_nothing_changes(
 
 
 async def test_all_keys_that_are_not_good_take_the_same_work_and_get_the_same_answer(
-    keys: Keys, engine: AsyncEngine, clock: Clock, asked: list[str]
+    keys: Keys, overall: AsyncEngine, clock: Clock, asked: list[str]
 ) -> None:
     good, _ = await made(keys)
     revoked, revoked_id = await made(keys)
@@ -174,13 +174,13 @@ async def test_all_keys_that_are_not_good_take_the_same_work_and_get_the_same_an
     rotated, rotated_id = await made(keys)
     await keys.rotate(None, rotated_id, overlap=NOW)
     expired, expired_id = await made(keys, expires_at=datetime.now(UTC) + timedelta(hours=1))
-    async with engine.connect() as connection:
+    async with overall.connect() as connection:
         await connection.execute(text("update api_keys set expires_at = now() where id = :id"), {"id": expired_id})
     work = []
     for key in (new_key(), revoked, rotated, expired, "rs_", "é", good + "x", good.upper(), "x" * 10_000):
         clock.now += 3600
         failures = Failures(1000, clock=clock)
-        authenticate = Authenticate(KeyCheck(KeyStore(engine), clock=clock), failures)
+        authenticate = Authenticate(KeyCheck(KeyStore(overall), clock=clock), failures)
         await authenticate(good, "192.0.2.1")
         asked.clear()
         said = set()
@@ -209,11 +209,11 @@ async def test_a_good_key_is_answered_at_once_though_others_failed_from_its_addr
 
 
 async def test_use_is_written_once_a_minute_and_by_no_request(
-    keys: Keys, engine: AsyncEngine, clock: Clock, asked: list[str]
+    keys: Keys, overall: AsyncEngine, clock: Clock, asked: list[str]
 ) -> None:
     key, _ = await made(keys)
     await made(keys, user="bob")
-    checks = [KeyCheck(KeyStore(engine), clock=clock) for _ in range(2)]
+    checks = [KeyCheck(KeyStore(overall), clock=clock) for _ in range(2)]
 
     def writes() -> int:
         return sum(statement.startswith("UPDATE") for statement in asked)
@@ -237,7 +237,7 @@ async def test_use_is_written_once_a_minute_and_by_no_request(
     clock.now += 5
     assert await used() == [first, never]
     assert writes() == 4
-    async with engine.connect() as connection:
+    async with overall.connect() as connection:
         await connection.execute(text("update api_keys set last_used_at = last_used_at - interval '61 s'"))
     clock.now += 60
     again, never = await used()
@@ -259,10 +259,10 @@ class Recovering(KeyStore):
         return await next(self._stores).changed(seconds)
 
 
-async def test_what_postgres_did_not_answer_is_not_remembered(keys: Keys, engine: AsyncEngine, clock: Clock) -> None:
+async def test_what_postgres_did_not_answer_is_not_remembered(keys: Keys, overall: AsyncEngine, clock: Clock) -> None:
     key, key_id = await made(keys)
     nowhere = connect("postgresql://nobody@127.0.0.1:1/nothing", pool_size=1, timeout=2)
-    away, there = KeyStore(nowhere), KeyStore(engine)
+    away, there = KeyStore(nowhere), KeyStore(overall)
     check = KeyCheck(Recovering(away, there, away, there), clock=clock)
     for _ in range(2):
         with pytest.raises(Unavailable):

@@ -42,6 +42,7 @@ from runstream.runs.reconcile import Reconcile
 from runstream.storage.budgets import BudgetStore
 from runstream.storage.database import connect
 from runstream.storage.runs import RunStore
+from runstream.storage.tenancy import Role
 
 DEADLINE = 60
 TENANT = "acme"
@@ -69,7 +70,7 @@ class Reserved(NamedTuple):
 
 class Services:
     def __init__(self, runner: asyncio.Runner, database_url: str, redis_url: str) -> None:
-        self.engine = connect(database_url, pool_size=3, timeout=DEADLINE)
+        self.engine = connect(database_url, pool_size=3, timeout=DEADLINE, role=Role.APPLICATION)
         self.redis = Redis.from_url(redis_url)
         self.plain: asyncpg.Connection = runner.run(asyncpg.connect(database_url))
         self.scripts = Scripts(self.redis, timeout=DEADLINE)
@@ -162,7 +163,7 @@ def test_however_many_runs_are_open_it_is_found_which_of_them_have_ended(
             "run_1", tenant=TENANT, user="ada", request=REQUEST, queue="default", max_attempts=1
         )
         run_ids = ["run_1", *(f"run_{number:026}" for number in range(40_000))]
-        return await BudgetStore(services.engine).standing(run_ids, datetime.now(UTC))
+        return await BudgetStore(services.engine).standing(TENANT, run_ids, datetime.now(UTC))
 
     assert runner.run(story()) == {"run_1": False}
 
@@ -247,7 +248,7 @@ class World:
             made = await self._insert(hold)
         else:
             _, attempt, _ = self._runs[run_id]
-            made = await self._store.retry(run_id, was=again, attempt=attempt, reason="retry", hold=hold)
+            made = await self._store.retry(TENANT, run_id, was=again, attempt=attempt, reason="retry", hold=hold)
             self._seen["again"] += bool(made)
         if made is None:
             self._seen["stale"] += 1
@@ -292,26 +293,26 @@ class World:
 
     async def _claim(self, run_id: str) -> None:
         _, attempt, user = self._runs[run_id]
-        assert await self._store.claim(run_id, "wrk")
+        assert await self._store.claim(TENANT, run_id, "wrk")
         self._runs[run_id] = (Status.RUNNING, attempt + 1, user)
 
     async def _requeue(self, run_id: str, told: bool) -> None:
         _, attempt, user = self._runs[run_id]
-        done = await self._store.requeue(run_id, attempt, reason="provider", delay=0, generation=spending(2, 1))
+        done = await self._store.requeue(TENANT, run_id, attempt, reason="provider", delay=0, generation=spending(2, 1))
         self._runs[run_id] = (Status.QUEUED, attempt, user)
         await self._done(done, told)
 
     async def _finish(self, run_id: str, told: bool) -> None:
         _, attempt, user = self._runs[run_id]
         ending = Ending(Status.FAILED, attempt, [], error={"code": "x"}, generation=spending(5, 6))
-        done = await self._store.end(run_id, ending, was=Status.RUNNING, attempt=attempt)
+        done = await self._store.end(TENANT, run_id, ending, was=Status.RUNNING, attempt=attempt)
         self._runs[run_id] = (Status.FAILED, attempt, user)
         await self._done(done, told)
 
     async def _cancel(self, run_id: str, told: bool) -> None:
         _, attempt, user = self._runs[run_id]
         ending = Ending(Status.FAILED, attempt + 1, [])
-        done = await self._store.end(run_id, ending, was=Status.QUEUED, attempt=attempt)
+        done = await self._store.end(TENANT, run_id, ending, was=Status.QUEUED, attempt=attempt)
         self._runs[run_id] = (Status.FAILED, attempt + 1, user)
         await self._done(done, told)
 

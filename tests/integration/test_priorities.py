@@ -67,13 +67,13 @@ async def test_a_priority_stays_with_the_run_for_each_attempt(
     await database.execute("insert into tenants (id) values ('a')")
     await database.execute("insert into workers (id, host, lease_until) values ('w', 'h', now() - interval '1 hour')")
     run_id = await add(store, "a", Priority.HIGH)
-    claim = await store.claim(run_id, "w")
+    claim = await store.claim("a", run_id, "w")
     assert claim is not None
     (lapsed,) = await behind.lapsed(10)
     run = await store.get(Owner("a", None), run_id)
     assert run is not None
     assert {claim.priority, lapsed.priority, run.priority} == {Priority.HIGH}
-    await store.requeue(run_id, 1, reason="r", delay=0)
+    await store.requeue("a", run_id, 1, reason="r", delay=0)
     await strand(database)
     (stranded,) = await behind.stranded(["a"], overdue=5, limit=10)
     assert (stranded.run_id, stranded.tenant, stranded.attempt, stranded.priority) == (run_id, "a", 1, Priority.HIGH)
@@ -121,9 +121,9 @@ async def test_runs_of_a_lost_worker_are_taken_up_by_turns(
     await database.execute("insert into tenants (id) values ('many'), ('one')")
     await database.execute("insert into workers (id, host, lease_until) values ('w', 'h', now() - interval '1 hour')")
     for _ in range(10):
-        await store.claim(await add(store, "many"), "w")
+        await store.claim("many", await add(store, "many"), "w")
     only = await add(store, "one")
-    await store.claim(only, "w")
+    await store.claim("one", only, "w")
     lapsed = await behind.lapsed(2)
     assert only in {run.run_id for run in lapsed}
     assert (await store.get(Owner("one", None), only)).status is Status.RUNNING

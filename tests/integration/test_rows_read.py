@@ -20,14 +20,17 @@ from runstream.domain.run import Ending, Request, Status
 from runstream.storage.database import connect
 from runstream.storage.leases import LeaseStore
 from runstream.storage.left_behind import LeftBehind
-from runstream.storage.lists import Filters, RunLists
+from runstream.storage.lists import AllRuns, Filters, RunLists
 from runstream.storage.runs import RunStore
+from runstream.storage.tenancy import Role
 
 TABLES = ("runs", "attempts")
 DEADLINE = 120
 RUNS, QUEUED, RUNNING = 100_000, 100, 100
 TENANT, USER, SUBJECT, KEY = "tenant-0", "user-0", "subject-0", "key-0"
 """Of the runs a fifth is this tenant's, of those a quarter this user's; the others are shared by 500 tenants."""
+OTHER = "tenant-1"
+"""Whose runs are at work."""
 FILL = f"""
     INSERT INTO tenants (id) SELECT 'tenant-' || n FROM generate_series(0, 500) n;
     INSERT INTO workers (id, host, lease_until)
@@ -58,7 +61,14 @@ async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
     await connection.execute(FILL)
     await connection.execute(PLAN_ONCE)
     await connection.close()
-    engine = connect(database_url, pool_size=1, timeout=DEADLINE)
+    engine = connect(database_url, pool_size=1, timeout=DEADLINE, role=Role.APPLICATION)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def sweep(engine: AsyncEngine, database_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = connect(database_url, pool_size=1, timeout=DEADLINE, role=Role.SWEEP)
     yield engine
     await engine.dispose()
 
@@ -90,11 +100,11 @@ async def test_each_step_of_a_run_reads_that_run(engine: AsyncEngine) -> None:
         "asked again": lambda: store.insert(run_id(RUNS), **made, idempotency_key=KEY),
         "got": lambda: store.get(Owner(TENANT, None), run_id(0)),
         "watched": lambda: store.standing(Owner(TENANT, None), run_id(0)),
-        "claimed": lambda: store.claim(run_id(next(claimed)), "worker-1"),
+        "claimed": lambda: store.claim(TENANT, run_id(next(claimed)), "worker-1"),
         "cancelled": lambda: store.request_cancel(TENANT, run_id(0)),
-        "ended": lambda: store.end(run_id(next(running)), ending, was=Status.RUNNING, attempt=1),
-        "queued again": lambda: store.requeue(run_id(next(running)), 1, reason="provider", delay=0),
-        "tried again": lambda: store.retry(run_id(next(failed)), **again),
+        "ended": lambda: store.end(OTHER, run_id(next(running)), ending, was=Status.RUNNING, attempt=1),
+        "queued again": lambda: store.requeue(OTHER, run_id(next(running)), 1, reason="provider", delay=0),
+        "tried again": lambda: store.retry(TENANT, run_id(next(failed)), **again),
         "looked through": lambda: store.attempts(TENANT, run_id(5)),
     }
     for name, step in steps.items():
@@ -102,33 +112,33 @@ async def test_each_step_of_a_run_reads_that_run(engine: AsyncEngine) -> None:
         assert await rows_read(engine, step, *TABLES) <= 2, name
 
 
-async def test_an_operators_page_reads_what_was_asked_for_since(engine: AsyncEngine) -> None:
-    lists, recent, size = RunLists(engine), 2000, 50
+async def test_an_operators_page_reads_what_was_asked_for_since(sweep: AsyncEngine) -> None:
+    every, recent, size = AllRuns(sweep), 2000, 50
     since = run_id(RUNS - recent)
     for tenant, status, before in product((None, TENANT), (None, Status.FAILED), (None, run_id(RUNS - 100))):
 
         async def page(tenant: str | None = tenant, status: Status | None = status, before: str | None = before) -> Any:
-            return await lists.newest(tenant=tenant, status=status, since=since, before=before, limit=size)
+            return await every.newest(tenant=tenant, status=status, since=since, before=before, limit=size)
 
         assert len(await page()) == size, (tenant, status, before)
-        assert await rows_read(engine, page, *TABLES) <= recent, (tenant, status, before)
+        assert await rows_read(sweep, page, *TABLES) <= recent, (tenant, status, before)
 
 
-async def test_the_sweep_and_the_metrics_read_what_has_not_ended(engine: AsyncEngine) -> None:
-    left, lists, leases = LeftBehind(engine), RunLists(engine), LeaseStore(engine)
-    assert await lists.counts() == {"queued": QUEUED, "running": RUNNING}
+async def test_the_sweep_and_the_metrics_read_what_has_not_ended(sweep: AsyncEngine) -> None:
+    left, every, leases = LeftBehind(sweep), AllRuns(sweep), LeaseStore(sweep)
+    assert await every.counts() == {"queued": QUEUED, "running": RUNNING}
     questions: dict[str, Callable[[], Awaitable[Any]]] = {
         "lapsed": lambda: left.lapsed(100),
         "waiting": lambda: left.tenants_waiting(beyond="", limit=100),
         "stranded": lambda: left.stranded([TENANT], overdue=3600, limit=100),
         "unread": lambda: left.unread(100),
-        "counts": lists.counts,
-        "queued": lambda: lists.queued("default"),
+        "counts": every.counts,
+        "queued": lambda: every.queued("default"),
         "forget": lambda: leases.forget_dead(3600),
         "renew": lambda: leases.renew("worker-1", "host", 3600),
     }
     for name, question in questions.items():
-        assert await rows_read(engine, question, *TABLES) <= QUEUED + RUNNING, name
+        assert await rows_read(sweep, question, *TABLES) <= QUEUED + RUNNING, name
 
 
 def run_id(number: int) -> str:

@@ -41,6 +41,7 @@ from runstream.storage.database import connect
 from runstream.storage.leases import LeaseStore
 from runstream.storage.left_behind import LeftBehind
 from runstream.storage.runs import RunStore
+from runstream.storage.tenancy import Role
 from runstream.stream.hub import Frame
 from runstream.stream.log import Outcome, TokenLog
 from runstream.stream.reader import join
@@ -85,14 +86,17 @@ class Services:
     """Connections that outlive an example: opening them takes longer than most of them."""
 
     def __init__(self, runner: asyncio.Runner, database_url: str, redis_url: str) -> None:
-        self.engines: list[AsyncEngine] = [connect(database_url, pool_size=2, timeout=DEADLINE) for _ in range(2)]
+        self.engines: list[AsyncEngine] = [
+            connect(database_url, pool_size=2, timeout=DEADLINE, role=Role.APPLICATION) for _ in range(2)
+        ]
+        self.sweep = connect(database_url, pool_size=2, timeout=DEADLINE, role=Role.SWEEP)
         self.redis = Redis.from_url(redis_url)
         self.plain: asyncpg.Connection = runner.run(asyncpg.connect(database_url))
 
     async def aclose(self) -> None:
         await self.plain.close()
         await self.redis.aclose()
-        for engine in self.engines:
+        for engine in (*self.engines, self.sweep):
             await engine.dispose()
 
 
@@ -143,8 +147,8 @@ class HardOfHearing(RunStore):
 
     deaf = False
 
-    async def end(self, run_id: str, ending: Ending, *, was: Status, attempt: int) -> bool:
-        answer = await super().end(run_id, ending, was=was, attempt=attempt)
+    async def end(self, tenant: str, run_id: str, ending: Ending, *, was: Status, attempt: int) -> bool:
+        answer = await super().end(tenant, run_id, ending, was=was, attempt=attempt)
         if self.deaf:
             self.deaf = False
             raise Unavailable
@@ -164,7 +168,7 @@ class Worker:
     def __init__(self, services: Services, engine: AsyncEngine) -> None:
         self.id = f"wrk_{next(numbers)}"
         self.store = HardOfHearing(engine)
-        self.leases = LeaseStore(engine)
+        self.leases = LeaseStore(services.sweep)
         scripts = Scripts(services.redis, timeout=DEADLINE)
         self.log = TokenLog(services.redis, scripts, ttl=60, ended_ttl=60)
         self.loop = WriteLoop(self.log)
@@ -173,7 +177,7 @@ class Worker:
         self.attempts: list[Mine] = []
         self.sweep = Sweep(
             store=self.store,
-            left=LeftBehind(engine),
+            left=LeftBehind(services.sweep),
             leases=self.leases,
             jobs=self.jobs,
             token_log=self.log,
@@ -252,7 +256,7 @@ class World:
 
     async def _claim(self, number: int, heard: bool) -> None:
         each, before = self._workers[number], self._row
-        claim = await each.store.claim(self._run_id, each.id)
+        claim = await each.store.claim(TENANT, self._run_id, each.id)
         assert (claim is not None) == (before.status == "queued" and before.due)
         if claim is None:
             return
@@ -292,7 +296,7 @@ class World:
         transcript = mine.writer.transcript
         ending = Ending(Status(status), mine.attempt, [*transcript.dump(), [event, data]], output=transcript.text())
         each.store.deaf = deaf
-        written = await settle(each.store, self._run_id, ending) is not None
+        written = await settle(each.store, TENANT, self._run_id, ending) is not None
         each.store.deaf = False
         own = (before.status, before.attempt) == ("running", mine.attempt)
         same = (before.status, before.attempt) == (status, mine.attempt)
@@ -309,7 +313,9 @@ class World:
         if mine is None or mine.settled:
             return
         before = self._row
-        given = await self._workers[number].store.requeue(self._run_id, mine.attempt, reason="stopped", delay=delay)
+        given = await self._workers[number].store.requeue(
+            TENANT, self._run_id, mine.attempt, reason="stopped", delay=delay
+        )
         own = (before.status, before.attempt) == ("running", mine.attempt)
         assert bool(given) == (own and not before.cancelled)
         if given:
@@ -330,7 +336,7 @@ class World:
         before = self._row
         run = (
             await self._workers[0].store.retry(
-                self._run_id, was=Status(before.status), attempt=before.attempt, reason="retry"
+                TENANT, self._run_id, was=Status(before.status), attempt=before.attempt, reason="retry"
             )
             if before.status in {"failed", "cancelled"}
             else None

@@ -8,7 +8,7 @@ from decimal import Decimal
 from redis.asyncio import Redis
 
 from caller import words
-from in_process import DEADLINE, InProcessWorker, working
+from in_process import DEADLINE, TENANT, InProcessWorker, working
 from raw_server import raw_server
 from runstream.domain.run import Caching
 from runstream.domain.usage import Rates
@@ -27,7 +27,7 @@ ERRORS = "select error->>'code' as code from attempts where run_id = $1"
 async def begin(worker: InProcessWorker, model: str) -> tuple[str, asyncio.Task[None]]:
     """A run that shares its call, and its attempt."""
     run_id = await worker.create("Hello", model=model, cache=Caching.READ)
-    return run_id, asyncio.create_task(worker.execute(run_id))
+    return run_id, asyncio.create_task(worker.execute(TENANT, run_id))
 
 
 async def said(worker: InProcessWorker, run_id: str) -> None:

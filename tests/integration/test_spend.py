@@ -11,13 +11,14 @@ from runstream.domain.principal import Owner
 from runstream.storage.database import connect
 from runstream.storage.runs import RunStore
 from runstream.storage.spend import SpendStore
+from runstream.storage.tenancy import Role
 
 DEADLINE = 20
 POOL = 4
 
 
 async def test_sums_that_take_long_leave_connections_to_runs(database_url: str) -> None:
-    engine = connect(database_url, pool_size=POOL, timeout=DEADLINE)
+    engine = connect(database_url, pool_size=POOL, timeout=DEADLINE, role=Role.APPLICATION)
     holder = await asyncpg.connect(database_url, timeout=DEADLINE)
     spend, until = SpendStore(engine), datetime.now(UTC)
     try:
@@ -31,7 +32,7 @@ async def test_sums_that_take_long_leave_connections_to_runs(database_url: str) 
             ]
             while not await holder.fetchval("select count(*) from pg_locks where not granted"):
                 await asyncio.sleep(0.01)
-            assert await RunStore(engine).find("run_1") is None
+            assert await RunStore(engine).get("acme", "run_1") is None
             assert not any(each.done() for each in sums)
         assert [each.result()[0].calls for each in sums] == [0] * len(sums)
     finally:

@@ -74,7 +74,7 @@ async def test_the_output_is_told_to_who_asks_for_it_while_the_run_is_as_it_was(
         await site.webhook(receiver.url, include_output=True)
         await site.end()
         failed = await site.end(Status.FAILED)
-        assert await site.runs.retry(failed, was=Status.FAILED, attempt=1, reason="retry")
+        assert await site.runs.retry(TENANT, failed, was=Status.FAILED, attempt=1, reason="retry")
         await site.worker()
         await receiver.until(2)
     told = {each.told["type"]: each.told["data"] for each in receiver.received}

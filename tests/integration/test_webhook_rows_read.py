@@ -12,7 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from rows_read import rows_read
 from runstream.domain.webhook import DeliveryStatus
 from runstream.storage.database import connect
-from runstream.storage.deliveries import DeliveryStore
+from runstream.storage.deliveries import DeliveryStore, Waiting
+from runstream.storage.tenancy import Role
 from runstream.storage.webhooks import WebhookStore
 
 DEADLINE = 60
@@ -41,24 +42,32 @@ async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
     connection = await asyncpg.connect(database_url, timeout=DEADLINE, command_timeout=DEADLINE)
     await connection.execute(FILL)
     await connection.close()
-    engine = connect(database_url, pool_size=1, timeout=DEADLINE)
+    engine = connect(database_url, pool_size=1, timeout=DEADLINE, role=Role.APPLICATION)
     yield engine
     await engine.dispose()
 
 
-async def test_what_is_due_is_found_and_taken_by_what_is_taken(engine: AsyncEngine) -> None:
-    store, page = DeliveryStore(engine, patience=1), 50
+@pytest.fixture
+async def sweep(engine: AsyncEngine, database_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = connect(database_url, pool_size=1, timeout=DEADLINE, role=Role.SWEEP)
+    yield engine
+    await engine.dispose()
+
+
+async def test_what_is_due_is_found_and_taken_by_what_is_taken(engine: AsyncEngine, sweep: AsyncEngine) -> None:
+    store, page = DeliveryStore(engine, sweep, patience=1), 50
+    due = [Waiting(webhook, "acme", due=True) for webhook in (BUSY, "whk_07")]
 
     def listed(status: DeliveryStatus | None) -> Callable[[], Awaitable[Any]]:
         tenants = WebhookStore(engine)
         return lambda: tenants.deliveries("acme", BUSY, status=status, before=None, limit=page)
 
-    questions: dict[str, tuple[Callable[[], Awaitable[Any]], int]] = {
-        "waiting": (lambda: store.waiting(beyond="", limit=500), 5 * WEBHOOKS),
-        "taken": (lambda: store.take([BUSY, "whk_07"], lease=30), 100),
-        "listed": (listed(None), 2 * page),
-        "failed": (listed(DeliveryStatus.FAILED), 2 * page),
+    questions: dict[str, tuple[AsyncEngine, Callable[[], Awaitable[Any]], int]] = {
+        "waiting": (sweep, lambda: store.waiting(beyond="", limit=500), 5 * WEBHOOKS),
+        "taken": (engine, lambda: store.take(due, lease=30), 100),
+        "listed": (engine, listed(None), 2 * page),
+        "failed": (engine, listed(DeliveryStatus.FAILED), 2 * page),
     }
-    for name, (question, most) in questions.items():
+    for name, (asked, question, most) in questions.items():
         assert await question(), name
-        assert await rows_read(engine, question, "webhook_deliveries") <= most, name
+        assert await rows_read(asked, question, "webhook_deliveries") <= most, name

@@ -85,10 +85,10 @@ class Things:
 
     async def _ended(self, tenant: str, user: str, status: Status) -> Thing:
         run = await self._queued(tenant, user)
-        await self._store.claim(run.id, WORKER)
+        await self._store.claim(tenant, run.id, WORKER)
         said = f"said by {run.id}"
         ending = Ending(status, 1, [["run.delta", {"text": said}]], said, error={"code": "x", "message": said})
-        assert await self._store.end(run.id, ending, was=Status.RUNNING, attempt=1)
+        assert await self._store.end(tenant, run.id, ending, was=Status.RUNNING, attempt=1)
         return Thing(f"{status} run", run.id, tenant, user, run.id)
 
     async def _spend(self, tenant: str, user: str) -> Thing:

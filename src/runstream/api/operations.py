@@ -47,7 +47,7 @@ async def metrics(services: Given) -> Response:
     """For Prometheus. Figures that a part does not answer for now keep their last value."""
     try:
         async with asyncio.timeout(_DEADLINE):
-            counts = await services.lists.counts()
+            counts = await services.all_runs.counts()
             for status in (Status.QUEUED, Status.RUNNING):
                 RUNS.labels(status).set(counts.get(status, 0))
             QUEUE_DEPTH.labels(services.queue).set(await services.jobs.depth(services.queue))

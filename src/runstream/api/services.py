@@ -16,7 +16,7 @@ from runstream.runs.cancel import Cancel
 from runstream.runs.retry import Retry
 from runstream.runs.submit import Submit
 from runstream.runs.watch import Watch
-from runstream.storage.lists import RunLists
+from runstream.storage.lists import AllRuns, RunLists
 from runstream.storage.runs import RunStore
 from runstream.storage.spend import SpendStore
 from runstream.stream.hub import Hub
@@ -29,6 +29,7 @@ class Services:
     redis: Redis
     store: RunStore
     lists: RunLists
+    all_runs: AllRuns
     spend: SpendStore
     admission: Admission
     key_check: KeyCheck

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from runstream.domain.errors import whereabouts
 from runstream.queue.enqueue import loads, source
-from runstream.queue.names import JOB, doorbell_key, queue_key, taken_key
+from runstream.queue.names import JOB, doorbell_key, owner, queue_key, taken_key
 from runstream.redis_script import Script, Scripts
 
 _POLL = 1.0
@@ -39,7 +39,7 @@ class WokenWorker(Worker):
 
     def __init__(
         self,
-        execute: Callable[[str], Awaitable[None]],
+        execute: Callable[[str, str], Awaitable[None]],
         redis: ArqRedis,
         bell: Redis,
         scripts: Scripts,
@@ -49,10 +49,13 @@ class WokenWorker(Worker):
         max_jobs: int,
         job_timeout: float,
     ) -> None:
-        """`bell` must be without a read timeout; `job_timeout`, in seconds, is longer than any run may take."""
+        """`execute` is given a tenant and the id of a run of its. `bell` must be without a read timeout.
 
-        async def job(ctx: dict[Any, Any], run_id: str) -> None:
-            await execute(run_id)
+        `job_timeout`, in seconds, is longer than any run may take.
+        """
+
+        async def job(ctx: dict[Any, Any], tenant: str, run_id: str) -> None:
+            await execute(tenant, run_id)
 
         super().__init__(
             functions=[func(job, name=JOB)],
@@ -114,7 +117,7 @@ class WokenWorker(Worker):
             if job:
                 name, arguments, _, _, _ = deserialize_job_raw(job, deserializer=self.job_deserializer)
                 async with asyncio.timeout(self.job_timeout_s):
-                    await self.functions[name].coroutine(self.ctx, *arguments)
+                    await self.functions[name].coroutine(self.ctx, owner(job_id), *arguments)
         except Exception as error:
             log.error("job_failed", job=job_id, **whereabouts(error))  # noqa: TRY400 - without what it says
         self._finished.append(job_id)

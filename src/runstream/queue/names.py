@@ -16,6 +16,11 @@ def job_id(run_id: str, attempt: int, *, tenant: str, priority: Priority) -> str
     return f"{run_id}:{attempt}:{priority}:{tenant}"
 
 
+def owner(job: str) -> str:
+    """The tenant that a job's id names; of one that names none, nobody."""
+    return [*job.split(":", 3), *[""] * 3][3]
+
+
 def doorbell_key(queue: str) -> str:
     """The list that an idle worker waits at."""
     return f"runstream:doorbell:{queue}"

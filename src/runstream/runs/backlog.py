@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import structlog
 
 from runstream.domain.errors import QueueFull, TooManyQueued, Unavailable
-from runstream.storage.lists import RunLists
+from runstream.storage.lists import AllRuns
 
 _FRESH = 1.0
 """Seconds after which queued runs are counted anew, while requests go on."""
@@ -29,8 +29,8 @@ class Backlog:
     a new one may count those twice that are being written meanwhile: as many as there are connections to Postgres.
     """
 
-    def __init__(self, lists: RunLists, queue: str, *, most: int, most_per_tenant: int) -> None:
-        self._lists = lists
+    def __init__(self, runs: AllRuns, queue: str, *, most: int, most_per_tenant: int) -> None:
+        self._runs = runs
         self._queue = queue
         self._most = most
         self._most_per_tenant = most_per_tenant
@@ -81,7 +81,7 @@ class Backlog:
             await asyncio.sleep(self._began + _PAUSE - time.monotonic())
             self._began = time.monotonic()
             earlier = self._since - self._pending
-            self._counted = Counter(await self._lists.queued(self._queue))
+            self._counted = Counter(await self._runs.queued(self._queue))
             self._since -= earlier
         except Unavailable as error:
             log.warning("queue_not_counted", error=error.message)

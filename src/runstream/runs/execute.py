@@ -82,12 +82,12 @@ class Execute:
         self._attempts: dict[tuple[str, int], Attempt] = {}
         self._leaving = False
 
-    async def __call__(self, run_id: str) -> None:
+    async def __call__(self, tenant: str, run_id: str) -> None:
         """Run the next attempt of a queued run; nothing where somebody else was first or the run has ended."""
         reached(Point.CLAIM_BEGUN)
         self._claiming.append(run_id)
         try:
-            claim = await self._store.claim(run_id, self._worker)
+            claim = await self._store.claim(tenant, run_id, self._worker)
         except Unavailable as error:
             log.warning("run_not_claimed", run_id=run_id, error=error.message)  # the sweep finds it
             return
@@ -211,6 +211,7 @@ class Execute:
         await attempt.writer.flush(_ANNOUNCE)
         try:
             requeued = await self._store.requeue(
+                claim.tenant,
                 claim.run_id,
                 claim.attempt,
                 reason=reason,
@@ -262,7 +263,7 @@ class Execute:
             findings=list(attempt.findings),
         )
         reached(Point.SETTLE_BEGUN)
-        settled = await settle(self._store, attempt.claim.run_id, ending)
+        settled = await settle(self._store, attempt.claim.tenant, attempt.claim.run_id, ending)
         if settled is None:
             self._fenced()
             return

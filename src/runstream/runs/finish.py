@@ -91,7 +91,7 @@ async def count(book: Book, done: Settlement) -> None:
         log.warning("spend_not_counted", run_id=done.run_id, error=str(error))
 
 
-async def settle(store: RunStore, run_id: str, ending: Ending) -> Settled | None:
+async def settle(store: RunStore, tenant: str, run_id: str, ending: Ending) -> Settled | None:
     """Write the end of an attempt by its own worker; None where a newer attempt has taken the run over.
 
     While Postgres does not answer, the result is held and tried again: only the guard decides. An answer lost on
@@ -102,9 +102,9 @@ async def settle(store: RunStore, run_id: str, ending: Ending) -> Settled | None
     done: Settlement | None = None
     while True:
         try:
-            if done := await store.end(run_id, ending, was=Status.RUNNING, attempt=ending.attempt):
+            if done := await store.end(tenant, run_id, ending, was=Status.RUNNING, attempt=ending.attempt):
                 break
-            if not asked_before or not await store.ended_so(run_id, ending):
+            if not asked_before or not await store.ended_so(tenant, run_id, ending):
                 return None
             break
         except Unavailable as error:
@@ -156,7 +156,7 @@ async def end_unwritten(
         error=error,
         generation=unseen(run, characters, call_unseen, kept),
     )
-    done = await store.end(run.id, ending, was=run.status, attempt=run.attempt)
+    done = await store.end(run.tenant, run.id, ending, was=run.status, attempt=run.attempt)
     if done is None:
         return False
     reached(Point.UNWRITTEN_ENDED)

@@ -43,7 +43,8 @@ class Note:
         pause = _PAUSE[0]
         while (answer := self._unwritten) is not None:
             try:
-                await self._store.note_answer(self._claim.run_id, self._claim.attempt, self._worker, answer)
+                claim = self._claim
+                await self._store.note_answer(claim.tenant, claim.run_id, claim.attempt, self._worker, answer)
             except Unavailable as error:
                 log.warning("answer_not_noted", error=error.message)
                 with suppress(TimeoutError):

@@ -51,7 +51,7 @@ class Reconcile:
         reserved = {run.run_id: (run, at) for run, at in kept if now - at > _SETTLED}
         if not reserved:
             return False
-        ended = await self._budgets.standing(list(reserved), now - _SETTLED)
+        ended = await self._budgets.standing(tenant, list(reserved), now - _SETTLED)
         wrong = {
             run_id: run.settled for run_id, (run, at) in reserved.items() if ended.get(run_id, now - at > _WRITTEN)
         }

@@ -178,6 +178,7 @@ class Sweep:
         if not lapsed.shared and (run := await self._store.get(Owner(lapsed.tenant, None), lapsed.run_id)):
             generation = owing(unseen(run, characters, self._call_unseen, lapsed.kept))
         taken = await self._store.requeue(
+            lapsed.tenant,
             lapsed.run_id,
             lapsed.attempt,
             reason=_REASON,

@@ -56,7 +56,9 @@ class Retry:
         )
         try:
             async with self._backlog.room(run.tenant):
-                queued = await self._store.retry(run.id, was=run.status, attempt=run.attempt, reason=_REASON, hold=hold)
+                queued = await self._store.retry(
+                    run.tenant, run.id, was=run.status, attempt=run.attempt, reason=_REASON, hold=hold
+                )
         except (TooManyQueued, QueueFull):
             await self._admission.stale(hold)  # not released: it may be another call's as well
             raise
@@ -81,4 +83,4 @@ async def try_again(store: RunStore, run: Run) -> Run | None:
 
     Its job is still to be enqueued; the sweep does what is left undone.
     """
-    return await store.retry_unasked(run.id, was=run.status, attempt=run.attempt, reason=_REASON)
+    return await store.retry_unasked(run.tenant, run.id, was=run.status, attempt=run.attempt, reason=_REASON)

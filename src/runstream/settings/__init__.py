@@ -65,6 +65,7 @@ class Settings(BaseSettings):
     )
 
     database_url: SecretStr = SecretStr("postgresql://127.0.0.1:5432/runstream")
+    sweep_database_url: SecretStr | None = None
     database_pool: int = Field(10, ge=1, le=10_000)
     database_timeout: Seconds = 10
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
@@ -130,6 +131,16 @@ class Settings(BaseSettings):
     log_format: str = Field("json", pattern="^(json|text)$")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
     crash_at: str | None = None
+
+    @property
+    def database_login(self) -> str:
+        """The URL for what is bound to its tenants."""
+        return self.database_url.get_secret_value()
+
+    @property
+    def sweep_login(self) -> str:
+        """The URL for what sees all tenants."""
+        return (self.sweep_database_url or self.database_url).get_secret_value()
 
 
 def load() -> Settings:

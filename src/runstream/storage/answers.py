@@ -14,10 +14,11 @@ from runstream.storage.database import ask
 from runstream.storage.rows import ledger_entry, usage_of
 from runstream.storage.statements.parts import CALLED, ID, SECONDS
 from runstream.storage.tables import attempts, ledger, runs
+from runstream.storage.tenancy import WHOSE, bound
 
 _ASKED = runs.alias("asked")
 _ALIKE = ("tenant", "feature", "prompt_version", "model", "input")
-_ANSWER = (
+_ANSWER = bound(
     select(
         runs.c.transcript,
         runs.c.finish_reason,
@@ -39,14 +40,15 @@ _ANSWER = (
     )
 )
 
-_MARK_SHARED = (
+_MARK_SHARED = bound(
     update(attempts)
     .where(attempts.c.run_id == bindparam("of_run"), attempts.c.attempt == bindparam("of_attempt"))
     .values(shared=True)
     .returning(attempts.c.run_id)
 )
 _AMEND = text("""
-    WITH was AS (SELECT cost FROM ledger WHERE run_id = :run_id AND attempt = :attempt AND call = :call),
+    WITH whose AS (SELECT :whose),
+    was AS (SELECT cost FROM ledger WHERE run_id = :run_id AND attempt = :attempt AND call = :call),
     amended AS (
         INSERT INTO ledger (run_id, attempt, call, tenant, user_id, feature, model, provider, provider_model,
             input_tokens, output_tokens, cached_tokens, estimated, cost, price_version)
@@ -74,6 +76,7 @@ _AMEND = text("""
 """).bindparams(
     *(bindparam(name, type_=ledger.c[name].type) for name in ("run_id", "attempt", *CALLED)),
     bindparam("last", type_=Boolean),
+    WHOSE,
 )
 """Nothing where the attempt is not over: whoever ends it enters what it came to."""
 
@@ -92,27 +95,31 @@ class AnswerStore:
     def __init__(self, engine: AsyncEngine) -> None:
         self._ask = partial(ask, engine)
 
-    async def get(self, run_id: str, *, asked_by: str, ttl: float) -> Answer | None:
-        """The answer of a run, if it completed within the last `ttl` seconds.
+    async def get(self, tenant: str, run_id: str, *, asked_by: str, ttl: float) -> Answer | None:
+        """The answer of a run of the tenant's, if it completed within the last `ttl` seconds.
 
         None as well where the run `asked_by`, which it is for, is another tenant's or asks for anything else: the rows
         themselves are compared, so whatever led here can be wrong. Raises Unavailable.
         """
-        rows = await self._ask(_ANSWER, run_id=run_id, asked_by=asked_by, seconds=timedelta(seconds=ttl))
+        asked = {"run_id": run_id, "asked_by": asked_by, "seconds": timedelta(seconds=ttl)}
+        rows = await self._ask(_ANSWER, whose=[tenant], **asked)
         if not rows:
             return None
         row = rows[0]
         usage = usage_of(row._mapping)
         return Answer(Transcript.load(0, row.transcript), row.finish_reason, row.provider, row.provider_model, usage)
 
-    async def mark_shared(self, run_id: str, attempt: int) -> None:
+    async def mark_shared(self, tenant: str, run_id: str, attempt: int) -> None:
         """An attempt's answer is of a call that another run began, and pays for. Raises Unavailable."""
-        await self._ask(_MARK_SHARED, of_run=run_id, of_attempt=attempt)
+        await self._ask(_MARK_SHARED, whose=[tenant], of_run=run_id, of_attempt=attempt)
 
-    async def amend(self, run_id: str, attempt: int, number: int, call: ProviderCall, *, last: bool) -> None:
+    async def amend(
+        self, tenant: str, run_id: str, attempt: int, number: int, call: ProviderCall, *, last: bool
+    ) -> None:
         """Enter anew what a call of an attempt that is over came to: it went on for others.
 
         With the `last` word on it, the tenant's limits are to be counted anew. Raises Unavailable.
         """
         entry = ledger_entry(number, call)
-        await self._ask(_AMEND, run_id=run_id, attempt=attempt, last=last, **{name: entry[name] for name in CALLED})
+        called = {name: entry[name] for name in CALLED}
+        await self._ask(_AMEND, whose=[tenant], run_id=run_id, attempt=attempt, last=last, **called)

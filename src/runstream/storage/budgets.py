@@ -16,9 +16,11 @@ from runstream.domain.limits import Account, Measure, OpenRun, Scope, Window, in
 from runstream.storage.database import answering, ask
 from runstream.storage.statements.making import RAISE_EPOCH
 from runstream.storage.tables import runs, tenants
+from runstream.storage.tenancy import WHOSE, bound
 
 _AT = "coalesce(cast(:at AS timestamptz), now())"
 _ACCOUNT = text(f"""
+    WITH whose AS (SELECT :whose)
     SELECT 'now' AS kind, NULL AS run_id, NULL AS user_id, NULL AS feature, {_AT} AS minute,
         NULL::timestamptz AS day, NULL::timestamptz AS month, 0::numeric AS tokens, 0::numeric AS cost, 0 AS settled
     UNION ALL
@@ -40,11 +42,13 @@ _ACCOUNT = text(f"""
     FROM ledger
     WHERE :bounded AND tenant = :tenant AND made_at >= date_trunc('month', {_AT}, 'UTC')
     GROUP BY 3, 4, 5, 6, 7
-""").bindparams(bindparam("at", type_=DateTime(timezone=True)))  # noqa: S608 - the text is all ours
+""").bindparams(bindparam("at", type_=DateTime(timezone=True)), WHOSE)  # noqa: S608 - the text is all ours
 """All in one statement, so that it is all of one instant."""
-_EPOCH = select(tenants.c.budget_epoch).where(tenants.c.id == bindparam("tenant"))
-_ENDED = select(runs.c.id, runs.c.finished_at < bindparam("before", type_=DateTime(timezone=True))).where(
-    runs.c.id == any_(bindparam("run_ids", type_=ARRAY(String)))
+_EPOCH = bound(select(tenants.c.budget_epoch).where(tenants.c.id == bindparam("tenant")))
+_ENDED = bound(
+    select(runs.c.id, runs.c.finished_at < bindparam("before", type_=DateTime(timezone=True))).where(
+        runs.c.id == any_(bindparam("run_ids", type_=ARRAY(String)))
+    )
 )
 _SKEW = timedelta(minutes=10)
 """By which the clocks of those who make ids, and the database's, may differ."""
@@ -60,7 +64,7 @@ class BudgetStore:
 
         What was reserved in an epoch before is either in a row, and read, or will never be. Raises Unavailable.
         """
-        rows = await self._ask(RAISE_EPOCH, of=tenant)
+        rows = await self._ask(RAISE_EPOCH, whose=[tenant], of=tenant)
         account = _account(await self._ask(_ACCOUNT, **_asked(tenant, at, bounded)))
         return rows[0].budget_epoch, account
 
@@ -70,12 +74,13 @@ class BudgetStore:
 
     async def epoch(self, tenant: str) -> int:
         """The tenant's. Raises Unavailable."""
-        rows = await self._ask(_EPOCH, tenant=tenant)
+        rows = await self._ask(_EPOCH, whose=[tenant], tenant=tenant)
         return int(rows[0].budget_epoch)
 
-    async def standing(self, run_ids: Sequence[str], before: datetime) -> dict[str, bool]:
-        """Of each run that there is, whether it has ended before that. Raises Unavailable."""
-        return {run_id: bool(ended) for run_id, ended in await self._ask(_ENDED, run_ids=run_ids, before=before)}
+    async def standing(self, tenant: str, run_ids: Sequence[str], before: datetime) -> dict[str, bool]:
+        """Of each run of the tenant's that there is, whether it has ended before that. Raises Unavailable."""
+        rows = await self._ask(_ENDED, whose=[tenant], run_ids=run_ids, before=before)
+        return {run_id: bool(ended) for run_id, ended in rows}
 
 
 @asynccontextmanager
@@ -90,7 +95,7 @@ async def held_still(
         async with engine.connect() as connection:
             await connection.execution_options(isolation_level="READ COMMITTED")
             async with connection.begin():
-                epoch = (await connection.execute(RAISE_EPOCH, {"of": tenant})).scalar_one()
+                epoch = (await connection.execute(RAISE_EPOCH, {"whose": [tenant], "of": tenant})).scalar_one()
                 read = await connection.execute(_ACCOUNT, _asked(tenant, None, bounded))
                 yield connection, epoch, _account(read.all())
 
@@ -98,7 +103,7 @@ async def held_still(
 def _asked(tenant: str, at: datetime | None, bounded: bool) -> dict[str, Any]:
     since = (at or datetime.now(UTC)) - _SKEW
     first = first_id("run", max(0.0, since.timestamp()))
-    return {"tenant": tenant, "at": at, "bounded": bounded, "first": first}
+    return {"whose": [tenant], "tenant": tenant, "at": at, "bounded": bounded, "first": first}
 
 
 def _account(rows: Sequence[Row[Any]]) -> Account:

@@ -7,16 +7,17 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runstream.domain.errors import Unavailable
-from runstream.storage.database import connect
+from runstream.storage.database import BEHIND, connect
+from runstream.storage.tenancy import Role
 
 
 @asynccontextmanager
-async def opened(url: str, seconds: float) -> AsyncIterator[AsyncEngine]:
+async def opened(url: str, seconds: float, role: Role | None = Role.SWEEP) -> AsyncIterator[AsyncEngine]:
     """One connection, made when it is needed; `seconds` bound what `connect` has `timeout` bound.
 
     Raises ConfigurationError, and Unavailable as `explained` has it.
     """
-    engine = connect(url, pool_size=1, timeout=seconds)
+    engine = connect(url, pool_size=1, timeout=seconds, role=role)
     try:
         with explained():
             yield engine
@@ -40,7 +41,7 @@ def _reason(error: BaseException) -> str | None:
     """What the server or the system said; never a password. None where the error itself says all."""
     while error.__cause__ is not None:
         error = error.__cause__
-    if isinstance(error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError | asyncpg.LockNotAvailableError):
+    if isinstance(error, (*BEHIND, asyncpg.LockNotAvailableError)):
         return None
     if isinstance(error, TimeoutError):
         return "it took too long"

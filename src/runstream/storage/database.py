@@ -3,7 +3,10 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from inspect import signature
+from math import inf
+from time import monotonic
 from typing import Any
 
 import asyncpg
@@ -15,30 +18,54 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from runstream.domain.errors import ConfigurationError, Unavailable
+from runstream.storage.tenancy import Role
 
+OVERALL = 2
+"""Connections of a process with the sweep's rights: none of what they are for is asked for each run."""
 _PARAMETERS = frozenset(signature(asyncpg.connect).parameters)
+_TAKE_ROLE = """
+    SELECT set_config('role', rolname, false) FROM pg_roles
+    WHERE rolname = $1 AND pg_has_role(oid, 'MEMBER')
+        AND has_table_privilege(oid, to_regclass('alembic_version'), 'SELECT')
+"""
+"""Only where the tables are ready for it, which their last grant says."""
+_SEES_SOME = """
+    SELECT row_security_active(to_regclass('runs')) AND NOT EXISTS (
+        SELECT FROM pg_policy, unnest(polroles) AS role
+        WHERE polrelid = to_regclass('runs') AND polname IN ('sweep', 'others') AND pg_has_role(role, 'USAGE')
+    )
+"""
+BEHIND = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.UndefinedObjectError)
+"""Errors of a database that has not been migrated."""
+_AGAIN = 60.0
+"""Seconds that a connection is used which has not the role that it is for: the tables may have become ready for it."""
 
 
-def asyncpg_url(url: str) -> URL:
-    """`postgresql://` and `postgresql+asyncpg://` alike, libpq's `sslmode` included. Raises ConfigurationError."""
+def asyncpg_url(url: str, variable: str = "RUNSTREAM_DATABASE_URL") -> URL:
+    """`postgresql://` and `postgresql+asyncpg://` alike, libpq's `sslmode` included.
+
+    Raises ConfigurationError, which names the variable that the URL is from.
+    """
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):  # the latter names what it took for a port, which may be of a password
         raise ConfigurationError(
-            "RUNSTREAM_DATABASE_URL is not a URL such as postgresql://user@host:5432/name; "
+            f"{variable} is not a URL such as postgresql://user@host:5432/name; "
             "'@', '/' and ':' in a password are to be written as %40, %2F and %3A."
         ) from None
     if parsed.drivername not in {"postgresql", "postgres", "postgresql+asyncpg"}:
-        raise ConfigurationError("RUNSTREAM_DATABASE_URL must begin with postgresql://.")
+        raise ConfigurationError(f"{variable} must begin with postgresql://.")
     query = {"ssl" if name == "sslmode" else name: value for name, value in parsed.query.items()}
     if unknown := query.keys() - _PARAMETERS:
-        raise ConfigurationError(f"RUNSTREAM_DATABASE_URL has a parameter that is not known: {min(unknown)!r}.")
+        raise ConfigurationError(f"{variable} has a parameter that is not known: {min(unknown)!r}.")
     return parsed.set(drivername="postgresql+asyncpg", query=query)
 
 
-def connect(url: str, *, pool_size: int, timeout: float) -> AsyncEngine:
+def connect(url: str, *, pool_size: int, timeout: float, role: Role | None = None) -> AsyncEngine:
     """A pool of at most `pool_size` connections. Each statement commits by itself: what must be one is one statement.
     What a statement was given is in no error: it may be a prompt.
+
+    Connections have the rights of `role`, where there is such a one and the login is a member of it; else the login's.
 
     `timeout`, in seconds, bounds the wait for a connection, for connecting, and for a statement.
     """
@@ -54,13 +81,27 @@ def connect(url: str, *, pool_size: int, timeout: float) -> AsyncEngine:
         json_deserializer=orjson.loads,
         connect_args={"timeout": timeout, "command_timeout": timeout},
     )
-    event.listen(engine.sync_engine, "checkout", _refuse_closed)
+    if role is not None:
+        event.listen(engine.sync_engine, "connect", partial(_take_role, role))
+    event.listen(engine.sync_engine, "checkout", _refuse_spent)
     return engine
 
 
-def _refuse_closed(connection: Any, _record: object, _proxy: object) -> None:
+def _take_role(role: Role, connection: Any, record: Any) -> None:
+    """Raises PermissionError where the sweep would not see what it is to see, and would find nothing to do."""
+
+    async def take(driver: "asyncpg.Connection[asyncpg.Record]") -> None:
+        if await driver.fetchval(_TAKE_ROLE, role) is None:
+            record.info["until"] = monotonic() + _AGAIN
+            if role is Role.SWEEP and await driver.fetchval(_SEES_SOME):
+                raise PermissionError(f"the login is no member of {role}, and does not see the rows of all tenants")
+
+    connection.run_async(take)
+
+
+def _refuse_spent(connection: Any, record: Any, _proxy: object) -> None:
     """Have the pool open another connection in place of one that the server has closed: at no round trip."""
-    if connection.driver_connection.is_closed():
+    if connection.driver_connection.is_closed() or monotonic() > record.info.get("until", inf):
         raise DisconnectionError
 
 
@@ -89,7 +130,7 @@ def answering() -> Iterator[None]:
     except (OperationalError, InterfaceError, PoolTimeoutError, TimeoutError, OSError) as error:
         raise Unavailable("The database does not answer: try again shortly.", retry_after=1) from error
     except DBAPIError as error:
-        if isinstance(_cause(error), asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError):
+        if isinstance(_cause(error), BEHIND):
             raise Unavailable("The database's tables are not up to date: run 'runstream migrate'.") from error
         if not unreachable(error):
             raise

@@ -4,7 +4,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from typing import Any, NamedTuple
 
 from sqlalchemy import Row
@@ -45,32 +44,41 @@ class Failure:
 class DeliveryStore:
     """All raise Unavailable."""
 
-    def __init__(self, engine: AsyncEngine, *, patience: float) -> None:
-        """A webhook is switched off when a delivery ends undelivered and none has succeeded for `patience` seconds."""
+    def __init__(self, engine: AsyncEngine, overall: AsyncEngine, *, patience: float) -> None:
+        """`overall` has the sweep's rights: it finds what is waiting, and no more is read of that by it.
+
+        A webhook is switched off when a delivery ends undelivered and none has succeeded for `patience` seconds.
+        """
         self._engine = engine
-        self._ask = partial(ask, engine)
+        self._overall = overall
         self._patience = timedelta(seconds=patience)
 
     async def waiting(self, *, beyond: str, limit: int) -> list[Waiting]:
         """In order, from `beyond` on; an empty one is before all."""
-        rows = await self._ask(delivering.WAITING, beyond=beyond, most=limit)
+        rows = await ask(self._overall, delivering.WAITING, beyond=beyond, most=limit)
         return [Waiting(*row) for row in rows]
 
-    async def take(self, webhooks: Sequence[str], *, lease: float) -> list[Dispatch]:
+    async def take(self, chosen: Sequence[Waiting], *, lease: float) -> list[Dispatch]:
         """What is due for these webhooks, at most AT_ONCE of each. It is due again where nothing is said of it within
         `lease` seconds."""
-        rows = await self._ask(delivering.TAKE, webhooks=webhooks, lease=timedelta(seconds=lease))
+        whose, webhooks = {each.tenant for each in chosen}, [each.webhook for each in chosen]
+        rows = await ask(
+            self._engine, delivering.TAKE, whose=[*whose], webhooks=webhooks, lease=timedelta(seconds=lease)
+        )
         return [_dispatch(row) for row in rows]
 
     async def delivered(self, sent: Dispatch, attempt: DeliveryAttempt) -> None:
-        await self._do(delivering.DELIVERED, **_named(sent, attempt))
-        await self._do(delivering.HEALTHY, tenant=sent.webhook.tenant, webhook=sent.webhook.id)
+        await _do(self._engine, delivering.DELIVERED, **_named(sent), attempt=_kept(attempt), delivery=sent.id)
+        await _do(self._engine, delivering.HEALTHY, **_named(sent))
 
     async def failed(self, sent: Dispatch, attempt: DeliveryAttempt, failure: Failure) -> OffReason | None:
         """Answers why the webhook was switched off by this, if it was."""
-        rows = await self._ask(
+        rows = await ask(
+            self._engine,
             delivering.FAILED,
-            **_named(sent, attempt),
+            **_named(sent),
+            attempt=_kept(attempt),
+            delivery=sent.id,
             number=sent.number,
             wait=_interval(failure.wait),
             rest=_interval(failure.rest),
@@ -83,21 +91,21 @@ class DeliveryStore:
     async def forget(self, older: float) -> None:
         """Drop some of what is older than so many seconds, and not pending."""
         first = first_id("evt", time.time() - older)
-        await self._do(delivering.FORGET, first=first)
-
-    async def _do(self, statement: Any, **values: Any) -> None:
-        with answering():
-            async with self._engine.connect() as connection:
-                await connection.execute(statement, values)
+        await _do(self._overall, delivering.FORGET, first=first)
 
 
-def _named(sent: Dispatch, attempt: DeliveryAttempt) -> Mapping[str, Any]:
-    return {
-        "tenant": sent.webhook.tenant,
-        "webhook": sent.webhook.id,
-        "delivery": sent.id,
-        "attempt": [attempt_values(attempt)],
-    }
+async def _do(engine: AsyncEngine, statement: Any, **values: Any) -> None:
+    with answering():
+        async with engine.connect() as connection:
+            await connection.execute(statement, values)
+
+
+def _named(sent: Dispatch) -> Mapping[str, Any]:
+    return {"whose": [sent.webhook.tenant], "tenant": sent.webhook.tenant, "webhook": sent.webhook.id}
+
+
+def _kept(attempt: DeliveryAttempt) -> Sequence[Mapping[str, Any]]:
+    return [attempt_values(attempt)]
 
 
 def _interval(seconds: float | None) -> timedelta | None:

@@ -29,6 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from runstream.domain.principal import Kind, Principal, Scope
 from runstream.storage.database import ask
 from runstream.storage.tables import api_keys, tenants
+from runstream.storage.tenancy import bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +81,8 @@ _FIND = select(api_keys, extract("epoch", api_keys.c.expires_at - func.now()).la
 _CHANGED = select(api_keys.c.hash, api_keys.c.changed_at).where(
     api_keys.c.changed_at.is_not(None), api_keys.c.changed_at > func.now() - _SECONDS
 )
-_GET = select(*_SHOWN).where(api_keys.c.id == bindparam("key_id"), _OF)
-_REVOKE = (
+_GET = bound(select(*_SHOWN).where(api_keys.c.id == bindparam("key_id"), _OF))
+_REVOKE = bound(
     update(api_keys)
     .where(api_keys.c.id == bindparam("key_id"), api_keys.c.revoked_at.is_(None), _OF)
     .values(revoked_at=func.now(), changed_at=func.now())
@@ -101,7 +102,7 @@ _USED = (
 class KeyStore:
     """To a method that is given a `tenant`, no other tenant's keys are there; None stands for all.
 
-    Every method raises Unavailable.
+    Methods that name no tenant, or are given None, need the sweep's rights. Every method raises Unavailable.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
@@ -119,9 +120,11 @@ class KeyStore:
     ) -> KeyRecord:
         """Store a key, and its tenant where it is new."""
         if tenant is not None:
-            await self._ask(upsert(tenants).values(id=tenant).on_conflict_do_nothing().returning(tenants.c.id))
+            new_tenant = upsert(tenants).values(id=tenant).on_conflict_do_nothing().returning(tenants.c.id)
+            await self._ask(bound(new_tenant), whose=[tenant])
         values = {"kind": kind, "tenant": tenant, "user_id": user, "scopes": sorted(scopes), "expires_at": expires_at}
-        rows = await self._ask(insert(api_keys).values(**_named(new), **values).returning(*_SHOWN))
+        row = insert(api_keys).values(**_named(new), **values).returning(*_SHOWN)
+        rows = await self._ask(bound(row), whose=_whose(tenant))
         return _record(rows[0])
 
     async def find(self, hashes: Collection[bytes]) -> list[Found]:
@@ -138,7 +141,7 @@ class KeyStore:
         await self._ask(_USED, ids=list(ids), seconds=timedelta(seconds=seconds))
 
     async def get(self, tenant: str | None, key_id: str) -> KeyRecord | None:
-        rows = await self._ask(_GET, of=tenant, key_id=key_id)
+        rows = await self._ask(_GET, whose=_whose(tenant), of=tenant, key_id=key_id)
         return _record(rows[0]) if rows else None
 
     async def all(self, tenant: str | None) -> Sequence[KeyRecord]:
@@ -146,14 +149,14 @@ class KeyStore:
         query = select(*_SHOWN).order_by(api_keys.c.id)
         if tenant is not None:
             query = query.where(api_keys.c.tenant == tenant)
-        return [_record(row) for row in await self._ask(query)]
+        return [_record(row) for row in await self._ask(bound(query), whose=_whose(tenant))]
 
     async def page(self, tenant: str, *, before: str | None, limit: int) -> Sequence[KeyRecord]:
         """The newest first; `before` is the id of the last one of the page before."""
         query = select(*_SHOWN).where(api_keys.c.tenant == tenant).order_by(api_keys.c.id.desc()).limit(limit)
         if before is not None:
             query = query.where(api_keys.c.id < before)
-        return [_record(row) for row in await self._ask(query)]
+        return [_record(row) for row in await self._ask(bound(query), whose=[tenant])]
 
     async def rotate(
         self, tenant: str | None, key_id: str, new: NewKey, *, overlap: timedelta, expires_at: datetime | None
@@ -182,15 +185,19 @@ class KeyStore:
             "expires_at": func.coalesce(literal(expires_at, api_keys.c.expires_at.type), lifetime),
         }
         made = insert(api_keys).from_select([*values], select(*values.values())).add_cte(replaced).returning(*_SHOWN)
-        rows = await self._ask(made)
+        rows = await self._ask(bound(made), whose=_whose(tenant))
         return _record(rows[0]) if rows else None
 
     async def revoke(self, tenant: str | None, key_id: str) -> bool:
         """Whether there was such a key and it was not revoked before."""
-        return bool(await self._ask(_REVOKE, of=tenant, key_id=key_id))
+        return bool(await self._ask(_REVOKE, whose=_whose(tenant), of=tenant, key_id=key_id))
 
     async def has_tenant(self, tenant: str) -> bool:
-        return bool(await self._ask(select(tenants.c.id).where(tenants.c.id == tenant)))
+        return bool(await self._ask(bound(select(tenants.c.id).where(tenants.c.id == tenant)), whose=[tenant]))
+
+
+def _whose(tenant: str | None) -> list[str] | None:
+    return None if tenant is None else [tenant]
 
 
 def _named(new: NewKey) -> dict[str, Any]:

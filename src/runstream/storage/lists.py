@@ -15,6 +15,7 @@ from runstream.storage.database import ask
 from runstream.storage.rows import run_of
 from runstream.storage.statements import parts, reading
 from runstream.storage.tables import runs
+from runstream.storage.tenancy import bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,23 +30,32 @@ class Filters:
 
 
 class RunLists:
-    """Pages show the newest run first, and runs without input and output."""
+    """A tenant's: pages show the newest run first, and runs without input and output."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._ask = partial(ask, engine)
 
     async def page(self, owner: Owner, filters: Filters, *, before: str | None, limit: int) -> list[Run]:
         """`before` is the id of the last run of the page before."""
-        query = _newest(before, limit).where(*_owned(owner), *_fitting(filters))
-        return [run_of(row) for row in await self._ask(query)]
+        query = bound(_newest(before, limit).where(*_owned(owner), *_fitting(filters)))
+        return [run_of(row) for row in await self._ask(query, whose=[owner.tenant])]
+
+
+class AllRuns:
+    """Of all tenants, with the sweep's rights: for operators, and for what is nobody's in particular."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._ask = partial(ask, engine)
+
+    async def find(self, run_id: str) -> Run | None:
+        """Whosever it is."""
+        rows = await self._ask(reading.FIND, run_id=run_id)
+        return run_of(rows[0]) if rows else None
 
     async def newest(
         self, *, tenant: str | None, status: Status | None, since: str | None, before: str | None, limit: int
     ) -> list[Run]:
-        """With ids from `since` on and before `before`.
-
-        Of all tenants where none is named: for those who run the service.
-        """
+        """As a page, with ids from `since` on and before `before`; of all tenants where none is named."""
         query = _newest(before, limit).where(*_equal({runs.c.tenant: tenant, runs.c.status: status}))
         if since is not None:
             query = query.where(runs.c.id >= since)
@@ -56,7 +66,7 @@ class RunLists:
         return {row.tenant: row.runs for row in await self._ask(reading.QUEUED, in_queue=queue)}
 
     async def counts(self) -> dict[str, int]:
-        """How many runs are queued and how many run, over all tenants."""
+        """How many runs are queued and how many run, altogether."""
         return {row.status: row.runs for row in await self._ask(reading.COUNTS)}
 
 

@@ -1,5 +1,6 @@
 """Bring the database's tables to the state that this version needs."""
 
+import asyncio
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runstream.domain.errors import Unavailable
 from runstream.storage.database import answering, asyncpg_url
+from runstream.storage.wall import raise_wall
 
 _PATIENCE = 10.0
 """As long as requests wait for Postgres by default."""
@@ -30,6 +32,8 @@ def upgrade(url: str, revision: str = "head", *, patience: float = _PATIENCE) ->
     try:
         with answering():
             command.upgrade(config, revision)
+            if revision == "head":
+                asyncio.run(raise_wall(asyncpg_url(url), patience))
     except DBAPIError as error:
         if error.orig is None or not isinstance(error.orig.__cause__, asyncpg.LockNotAvailableError):
             raise

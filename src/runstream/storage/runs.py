@@ -6,7 +6,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, NamedTuple
 
-from sqlalchemy import Executable, Row, select
+from sqlalchemy import Executable, Row
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runstream.domain.errors import Unavailable
@@ -39,7 +39,6 @@ from runstream.storage.rows import (
     run_of,
 )
 from runstream.storage.statements import attempting, making, reading
-from runstream.storage.tables import runs
 from runstream.storage.together import Together
 
 
@@ -116,12 +115,14 @@ class RunStore:
         if created_at:
             return Inserted(made_run(given, created_at), None)
         if idempotency_key is None:
-            return Inserted(run_of((await self._ask(reading.GET, tenant=tenant, user=user, run_id=run_id))[0]), None)
-        found = _earlier(await self._ask(reading.EARLIER, tenant=tenant, user=user, key=idempotency_key), body_hash)
+            rows = await self._ask(reading.GET, whose=[tenant], tenant=tenant, user=user, run_id=run_id)
+            return Inserted(run_of(rows[0]), None)
+        found = await self.earlier(tenant, user, idempotency_key, body_hash)
+        assert found is not None  # noqa: S101 - what it stands in the way of is there
         return Inserted(found.run, None) if found.run.id == run_id else found
 
     async def _insert(self, given: Sequence[Mapping[str, Any]]) -> list[datetime | None]:
-        rows = await self._ask_though_lost(making.INSERT, new_runs=given)
+        rows = await self._ask_though_lost(making.INSERT, whose=_tenants(given), new_runs=given)
         new = {row.id: row.created_at for row in rows}
         return [new.get(run["id"]) for run in given]
 
@@ -132,51 +133,48 @@ class RunStore:
         async with held_still(self._engine, given["tenant"], bounded=hold.take.tokens is not None) as still:
             connection, epoch, account = still
             hold.check(account)
-            new = {"new_runs": [{**given, "budget_epoch": epoch}]}
+            new = {"whose": [given["tenant"]], "new_runs": [{**given, "budget_epoch": epoch}]}
             row = (await connection.execute(making.INSERT_HELD, new)).one()
         return row.held, row.created_at
 
     async def _insert_held(self, given: Sequence[Mapping[str, Any]]) -> list[tuple[bool, datetime | None]]:
-        rows = await self._ask_though_lost(making.INSERT_HELD, new_runs=given)
+        rows = await self._ask_though_lost(making.INSERT_HELD, whose=_tenants(given), new_runs=given)
         answers = {row.id: (row.held, row.created_at) for row in rows}
         return [answers[run["id"]] for run in given]
 
     async def earlier(self, tenant: str, user: str, idempotency_key: str, body_hash: bytes | None) -> Inserted | None:
         """The run that the user made with this idempotency key."""
-        rows = await self._ask(reading.EARLIER, tenant=tenant, user=user, key=idempotency_key)
+        rows = await self._ask(reading.EARLIER, whose=[tenant], tenant=tenant, user=user, key=idempotency_key)
         return _earlier(rows, body_hash) if rows else None
 
     async def get(self, owner: Owner, run_id: str) -> Run | None:
-        rows = await self._ask(reading.GET, **owner._asdict(), run_id=run_id)
+        rows = await self._ask(reading.GET, whose=[owner.tenant], **owner._asdict(), run_id=run_id)
         return run_of(rows[0]) if rows else None
 
     async def standing(self, owner: Owner, run_id: str) -> Ended | None:
         """Where the run stands, in one statement with its transcript."""
-        rows = await self._ask(reading.STANDING, **owner._asdict(), run_id=run_id)
+        rows = await self._ask(reading.STANDING, whose=[owner.tenant], **owner._asdict(), run_id=run_id)
         if not rows:
             return None
         status, attempt, retried, events = rows[0]
         return Ended(Status(status), attempt, retried, None if events is None else Transcript.load(attempt, events))
 
-    async def find(self, run_id: str) -> Run | None:
-        """Whosever it is: for those who run the service."""
-        rows = await self._ask(reading.FIND, run_id=run_id)
-        return run_of(rows[0]) if rows else None
-
-    async def claim(self, run_id: str, worker: str) -> Claim | None:
+    async def claim(self, tenant: str, run_id: str, worker: str) -> Claim | None:
         """queued -> running, as the next attempt. None where somebody else was first or the run has ended."""
-        return await self._claims((run_id, worker))
+        return await self._claims((tenant, run_id, worker))
 
-    async def _claim(self, asked: Sequence[tuple[str, str]]) -> list[Claim | None]:
-        claimed: dict[tuple[str, str], Claim] = {}
-        for worker in {worker for _, worker in asked}:
-            run_ids = [run_id for run_id, by in asked if by == worker]
-            for row in await self._ask(attempting.CLAIM, run_ids=run_ids, by=worker):
-                claimed[row.id, worker] = claim_of(row)
+    async def _claim(self, asked: Sequence[tuple[str, str, str]]) -> list[Claim | None]:
+        claimed: dict[tuple[str, str, str], Claim] = {}
+        for worker in {worker for _, _, worker in asked}:
+            run_ids = [run_id for _, run_id, by in asked if by == worker]
+            whose = sorted({tenant for tenant, _, by in asked if by == worker})
+            for row in await self._ask(attempting.CLAIM, whose=whose, run_ids=run_ids, by=worker):
+                claimed[row.tenant, row.id, worker] = claim_of(row)
         return [claimed.pop(one, None) for one in asked]  # to one only, if two asked for the same
 
     async def requeue(
         self,
+        tenant: str,
         run_id: str,
         attempt: int,
         *,
@@ -195,6 +193,7 @@ class RunStore:
         """
         return await self._ending(
             attempting.REQUEUE,
+            whose=[tenant],
             since=attempt - 1,
             through=attempt,
             ended=False,
@@ -209,7 +208,7 @@ class RunStore:
             **findings_values(findings),
         )
 
-    async def end(self, run_id: str, ending: Ending, *, was: Status, attempt: int) -> Settlement | None:
+    async def end(self, tenant: str, run_id: str, ending: Ending, *, was: Status, attempt: int) -> Settlement | None:
         """Write the end, if the run is still `was` at `attempt`. None means: somebody else changed it first.
 
         Those of the tenant's webhooks that ask for it will be told. The attempt ends as the run does, or as lapsed
@@ -218,6 +217,7 @@ class RunStore:
         own = ending.attempt == attempt
         return await self._ending(
             attempting.END,
+            whose=[tenant],
             since=attempt - 1 if was is Status.RUNNING else attempt,
             through=attempt if was is Status.RUNNING else ending.attempt,  # with what an attempt before left owed
             ended=True,
@@ -242,18 +242,17 @@ class RunStore:
         )
 
     async def retry(
-        self, run_id: str, *, was: Status, attempt: int, reason: str, hold: Hold | None = None
+        self, tenant: str, run_id: str, *, was: Status, attempt: int, reason: str, hold: Hold | None = None
     ) -> Run | None:
         """failed | cancelled -> queued, to be taken up at once; None where it is not `was` at `attempt` any more.
 
         What it said and what it came to is gone from the run, but for what it cost; its attempts keep what they came
         to. With a `hold` that is not good any more it answers None. Raises what the `check` of a hold raises.
         """
-        change = {"run_id": run_id, "was": was, "expected_attempt": attempt, "reason": reason}
+        change = {"whose": [tenant], "run_id": run_id, "was": was, "expected_attempt": attempt, "reason": reason}
         if hold is None:
             rows = await self._ask(making.RETRY, **change)
             return run_of(rows[0]) if rows else None
-        tenant = hold.take.party.tenant
         reserved = {f"{name}_now": value for name, value in hold.columns().items()}
         change |= {**reserved, "of": tenant, "epoch": hold.epoch}
         if hold.check is None:
@@ -265,30 +264,32 @@ class RunStore:
                 rows = (await connection.execute(making.RETRY_HELD, {**change, "epoch": epoch})).all()
         return run_of(rows[0]) if rows else None
 
-    async def retry_unasked(self, run_id: str, *, was: Status, attempt: int, reason: str) -> Run | None:
+    async def retry_unasked(self, tenant: str, run_id: str, *, was: Status, attempt: int, reason: str) -> Run | None:
         """As `retry`, whatever its limits say: what is reserved for it stays, and is counted anew."""
-        rows = await self._ask(making.RETRY_UNASKED, run_id=run_id, was=was, expected_attempt=attempt, reason=reason)
+        change = {"run_id": run_id, "was": was, "expected_attempt": attempt, "reason": reason}
+        rows = await self._ask(making.RETRY_UNASKED, whose=[tenant], **change)
         return run_of(rows[0]) if rows else None
 
     async def attempts(self, tenant: str, run_id: str) -> list[AttemptRecord]:
         """A run's attempts, the first one first; none where it is not there or not the tenant's."""
-        return [attempt_of(row) for row in await self._ask(reading.ATTEMPTS, tenant=tenant, run_id=run_id)]
+        asked = {"whose": [tenant], "tenant": tenant, "run_id": run_id}
+        return [attempt_of(row) for row in await self._ask(reading.ATTEMPTS, **asked)]
 
-    async def ended_so(self, run_id: str, ending: Ending) -> bool:
+    async def ended_so(self, tenant: str, run_id: str, ending: Ending) -> bool:
         """Whether the run's end is this one: for a writer that never got its answer."""
-        query = select(runs.c.status, runs.c.attempt).where(runs.c.id == run_id)
-        rows = await self._ask(query)
+        rows = await self._ask(reading.STATUS, whose=[tenant], run_id=run_id)
         return bool(rows) and (rows[0].status, rows[0].attempt) == (ending.status, ending.attempt)
 
     async def request_cancel(self, tenant: str, run_id: str) -> str | None:
         """Mark a running run as one to be stopped; answers the worker that runs it."""
-        rows = await self._ask(attempting.REQUEST_CANCEL, of=tenant, run_id=run_id)
+        rows = await self._ask(attempting.REQUEST_CANCEL, whose=[tenant], of=tenant, run_id=run_id)
         return rows[0].worker if rows else None
 
-    async def note_answer(self, run_id: str, attempt: int, worker: str, answer: KeptAnswer) -> bool:
+    async def note_answer(self, tenant: str, run_id: str, attempt: int, worker: str, answer: KeptAnswer) -> bool:
         """Keep with an attempt what its answer can be read on by; False where it is not this worker's, or is over."""
         rows = await self._ask(
             attempting.NOTE_ANSWER,
+            whose=[tenant],
             changed_run=run_id,
             expected_attempt=attempt,
             by=worker,
@@ -326,6 +327,10 @@ class RunStore:
             reserved=row.reserved_tokens is not None,
             costly=row.costly or (),
         )
+
+
+def _tenants(given: Sequence[Mapping[str, Any]]) -> list[str]:
+    return sorted({run["tenant"] for run in given})
 
 
 def _earlier(rows: Sequence[Row[Any]], body_hash: bytes | None) -> Inserted:

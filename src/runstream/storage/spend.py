@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from runstream.domain.principal import Owner
 from runstream.storage.database import answering, ask
 from runstream.storage.tables import ledger
+from runstream.storage.tenancy import bound
 
 _TURN = 10.0
 """Seconds that a sum waits for the tenant's others."""
@@ -92,7 +93,7 @@ class SpendStore:
         Raises Unavailable.
         """
         groups = [_COLUMNS[dimension] for dimension in by]
-        query = (
+        query = bound(
             select(*groups, *_SUMS)
             .where(ledger.c.tenant == owner.tenant, ledger.c.made_at >= since, ledger.c.made_at < until)
             .group_by(*groups)
@@ -102,7 +103,7 @@ class SpendStore:
         if owner.user is not None:
             query = query.where(ledger.c.user_id == owner.user)
         async with self._turn(owner.tenant):
-            return [_spend(by, row) for row in await self._ask(query)]
+            return [_spend(by, row) for row in await self._ask(query, whose=[owner.tenant])]
 
     @asynccontextmanager
     async def _turn(self, tenant: str) -> AsyncIterator[None]:

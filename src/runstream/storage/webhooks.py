@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 from sqlalchemy import Row, and_, delete, func, insert, literal, select, update
@@ -19,6 +18,7 @@ from runstream.domain.webhook import (
 )
 from runstream.storage.database import ask
 from runstream.storage.tables import webhook_deliveries, webhooks
+from runstream.storage.tenancy import bound
 
 _SHOWN = [column for column in webhook_deliveries.c if column.name not in {"tenant", "data", "tries"}]
 _AGAIN = {
@@ -33,7 +33,10 @@ class WebhookStore:
     """All raise Unavailable."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._ask = partial(ask, engine)
+        self._engine = engine
+
+    async def _ask(self, tenant: str, statement: Any) -> Sequence[Row[*tuple[Any, ...]]]:
+        return await ask(self._engine, bound(statement), whose=[tenant])
 
     async def add(self, webhook: Webhook, *, most: int) -> bool:
         """Whether there was room for it: a tenant has `most`, or in a race some more."""
@@ -50,27 +53,28 @@ class WebhookStore:
         there = select(func.count()).select_from(webhooks).where(webhooks.c.tenant == webhook.tenant)
         row = select(*(literal(value, webhooks.c[name].type) for name, value in values.items()))
         room = row.where(there.scalar_subquery() < most)
-        return bool(await self._ask(insert(webhooks).from_select([*values], room).returning(webhooks.c.id)))
+        made = insert(webhooks).from_select([*values], room).returning(webhooks.c.id)
+        return bool(await self._ask(webhook.tenant, made))
 
     async def list(self, tenant: str) -> Sequence[Webhook]:
         """The one that was made first first."""
         query = select(webhooks).where(webhooks.c.tenant == tenant).order_by(webhooks.c.id)
-        return [webhook_of(row) for row in await self._ask(query)]
+        return [webhook_of(row) for row in await self._ask(tenant, query)]
 
     async def get(self, tenant: str, webhook_id: str) -> Webhook | None:
-        return _one(await self._ask(select(webhooks).where(_is(tenant, webhook_id))))
+        return _one(await self._ask(tenant, select(webhooks).where(_is(tenant, webhook_id))))
 
     async def change(self, tenant: str, webhook_id: str, changes: Mapping[str, Any]) -> Webhook | None:
         """Put these columns in the place of what was there."""
-        return _one(
-            await self._ask(update(webhooks).where(_is(tenant, webhook_id)).values(changes).returning(webhooks))
-        )
+        changed = update(webhooks).where(_is(tenant, webhook_id)).values(changes).returning(webhooks)
+        return _one(await self._ask(tenant, changed))
 
     async def switch_on(self, tenant: str, webhook_id: str) -> None:
         """As if it had never failed."""
         cleared = dict.fromkeys(("disabled_at", "disabled_reason", "failing_since", "resting_until"))
         off = webhooks.c.disabled_at.is_not(None)
-        await self._ask(update(webhooks).where(_is(tenant, webhook_id), off).values(cleared).returning(webhooks.c.id))
+        on = update(webhooks).where(_is(tenant, webhook_id), off).values(cleared).returning(webhooks.c.id)
+        await self._ask(tenant, on)
 
     async def switch_off(self, tenant: str, webhook_id: str) -> None:
         """What is pending ends undelivered."""
@@ -89,7 +93,7 @@ class WebhookStore:
             .returning(webhook_deliveries.c.id)
             .cte("dropped")
         )
-        await self._ask(select(func.count()).select_from(dropped))
+        await self._ask(tenant, select(func.count()).select_from(dropped))
 
     async def exchange_secrets(
         self, tenant: str, webhook_id: str, was: Sequence[Secret], secrets: Sequence[Secret]
@@ -97,11 +101,12 @@ class WebhookStore:
         """Put other secrets in the place of those; None where they are not what it has any more."""
         same = webhooks.c.secrets == literal(_stored(was), webhooks.c.secrets.type)
         statement = update(webhooks).where(_is(tenant, webhook_id), same).values(secrets=_stored(secrets))
-        return _one(await self._ask(statement.returning(webhooks)))
+        return _one(await self._ask(tenant, statement.returning(webhooks)))
 
     async def remove(self, tenant: str, webhook_id: str) -> bool:
         """Whether there was one. Its deliveries go with it."""
-        return bool(await self._ask(delete(webhooks).where(_is(tenant, webhook_id)).returning(webhooks.c.id)))
+        removed = delete(webhooks).where(_is(tenant, webhook_id)).returning(webhooks.c.id)
+        return bool(await self._ask(tenant, removed))
 
     async def deliveries(
         self, tenant: str, webhook_id: str, *, status: DeliveryStatus | None, before: str | None, limit: int
@@ -112,7 +117,7 @@ class WebhookStore:
             query = query.where(webhook_deliveries.c.status == literal(status, literal_execute=True))
         if before is not None:
             query = query.where(webhook_deliveries.c.id < before)
-        return [_delivery(row) for row in await self._ask(query)]
+        return [_delivery(row) for row in await self._ask(tenant, query)]
 
     async def add_test(self, tenant: str, webhook_id: str, event_id: str) -> Delivery | None:
         """A delivery of nothing but itself; None where the webhook is not there, or switched off."""
@@ -125,13 +130,13 @@ class WebhookStore:
             )
         ).where(_is(tenant, webhook_id), webhooks.c.disabled_at.is_(None))
         made = insert(webhook_deliveries).from_select(columns, row.with_for_update(read=True, key_share=True))
-        rows = await self._ask(made.returning(*_SHOWN))
+        rows = await self._ask(tenant, made.returning(*_SHOWN))
         return _delivery(rows[0]) if rows else None
 
     async def redeliver(self, tenant: str, webhook_id: str, delivery_id: str) -> Delivery | None:
         """Have it attempted at once, and as often as a new one; None where it is not there."""
         again = update(webhook_deliveries).where(_to(tenant, webhook_id), webhook_deliveries.c.id == delivery_id)
-        rows = await self._ask(again.values(_AGAIN).returning(*_SHOWN))
+        rows = await self._ask(tenant, again.values(_AGAIN).returning(*_SHOWN))
         return _delivery(rows[0]) if rows else None
 
 

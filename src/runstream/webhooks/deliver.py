@@ -112,15 +112,15 @@ class Deliver:
             task = asyncio.create_task(self._batch(batch))
             self._at_work[webhook_id] = (batch[0].webhook.tenant, task)
 
-    def _chosen(self, waiting: Sequence[Waiting]) -> list[str]:
+    def _chosen(self, waiting: Sequence[Waiting]) -> list[Waiting]:
         tenants = Counter(tenant for tenant, _ in self._at_work.values())
         a_tenants = max(1, self._most // _TENANTS_PART)
-        chosen: list[str] = []
+        chosen: list[Waiting] = []
         self._beyond = ""
         for number, each in enumerate(waiting, 1):
             if each.due and each.webhook not in self._at_work and tenants[each.tenant] < a_tenants:
                 tenants[each.tenant] += 1
-                chosen.append(each.webhook)
+                chosen.append(each)
             if number == _LOOKED_AT or len(self._at_work) + len(chosen) == self._most:
                 self._beyond = each.webhook
                 break

@@ -76,7 +76,7 @@ class Answers:
             found = await self._shared_calls.join(attempt, key, prompt, disregard=without)
             if isinstance(found, SharedCall):
                 return found
-            answer = await self._store.get(found, asked_by=claim.run_id, ttl=self._keeping.ttl)
+            answer = await self._store.get(claim.tenant, found, asked_by=claim.run_id, ttl=self._keeping.ttl)
             if answer is not None:
                 return answer
             without = found
@@ -120,7 +120,7 @@ class Answers:
         pause = _PAUSE[0]
         while True:
             try:
-                await self._store.mark_shared(claim.run_id, claim.attempt)
+                await self._store.mark_shared(claim.tenant, claim.run_id, claim.attempt)
             except Unavailable as error:
                 log.warning("shared_call_not_marked", error=error.message)
                 await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311

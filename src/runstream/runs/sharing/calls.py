@@ -218,7 +218,7 @@ class SharedCalls:
         try:
             for number, made in enumerate(calls, 1):
                 last_word = last and number == len(calls)
-                await self._store.amend(claim.run_id, claim.attempt, number, made, last=last_word)
+                await self._store.amend(claim.tenant, claim.run_id, claim.attempt, number, made, last=last_word)
         except Unavailable as error:
             log.warning("shared_call_not_paid", run_id=claim.run_id, error=error.message)
             await asyncio.sleep(_OUTLIVED)

@@ -37,6 +37,7 @@ from runstream.domain.run import Outcome, Status
 from runstream.storage.statements.announcing import FACTS, announcing
 from runstream.storage.statements.parts import CALLED, CHANGED, EXPECTED, ID, SECONDS, WAS
 from runstream.storage.tables import attempts, ledger, runs
+from runstream.storage.tenancy import bound
 
 _GENERATION: dict[str, BindParameter[Any]] = {
     name: bindparam(f"{name}_now")
@@ -109,7 +110,7 @@ def _beginning(claim: Update) -> Select[Any]:
         .cte("given")
     )
     found = {"left_by": "provider", "left_by_model": "provider_model", "left": "response_id", "owed": "owed"}
-    return (
+    return bound(
         select(claimed, *(last.c[column].label(name) for name, column in found.items()))
         .select_from(from_last)
         .add_cte(begun)
@@ -174,7 +175,7 @@ def _ending(change: Update, was: BindParameter[str] | None = None) -> Select[Any
         select(func.coalesce(func.sum(entered.c.cost), 0)).scalar_subquery().label("cost"),
         costly.scalar_subquery().label("costly"),
     ).add_cte(closed)
-    return settled if was is None else settled.add_cte(announcing(changed))
+    return bound(settled if was is None else settled.add_cte(announcing(changed)))
 
 
 def _owed_by(changed: CTE, was: BindParameter[str], names: Sequence[str]) -> Select[Any]:
@@ -271,13 +272,13 @@ END = _ending(
     ),
     was=WAS,
 )
-REQUEST_CANCEL = (
+REQUEST_CANCEL = bound(
     update(runs)
     .where(runs.c.tenant == bindparam("of"), runs.c.id == ID, runs.c.status == Status.RUNNING)
     .values(cancel_requested_at=func.coalesce(runs.c.cancel_requested_at, func.now()))
     .returning(runs.c.worker)
 )
-NOTE_ANSWER = (
+NOTE_ANSWER = bound(
     update(attempts)
     .where(
         attempts.c.run_id == CHANGED,

@@ -1,7 +1,12 @@
-"""Deliver webhooks: find what is due, take it, and write down what came of it. Postgres' clock says what is due."""
+"""Deliver webhooks: find what is due, take it, and write down what came of it. Postgres' clock says what is due.
+
+To find it and to forget it takes the sweep's rights; the others are bound, and none but them reads secrets or data.
+"""
 
 from sqlalchemy import String, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+from runstream.storage.tenancy import WHOSE
 
 _FREE = "disabled_at IS NULL AND (resting_until IS NULL OR resting_until <= now())"
 
@@ -27,7 +32,7 @@ AT_ONCE = 5
 read all that there are."""
 TAKE = (
     text(f"""
-    WITH found AS (
+    WITH whose AS (SELECT :whose), found AS (
         SELECT webhooks.*, due.id AS delivery, due.due_at
         FROM webhooks CROSS JOIN LATERAL (
             SELECT id, due_at FROM webhook_deliveries
@@ -42,7 +47,7 @@ TAKE = (
     FROM taken WHERE one.webhook_id = taken.id AND one.id = taken.delivery AND (nth = 1 OR failing_since IS NULL)
     RETURNING taken.*, one.event, one.run_id, one.data, one.created_at AS happened_at, one.tries
 """)  # noqa: S608 - the text is all ours
-    .bindparams(bindparam("webhooks", type_=ARRAY(String)))
+    .bindparams(WHOSE, bindparam("webhooks", type_=ARRAY(String)))
     .columns(secrets=JSONB, data=JSONB)
 )
 """What has been due for longest, of each webhook as much as may be, and one where attempts have been failing. It is
@@ -55,14 +60,16 @@ _ATTEMPTS = """
 """Another at the end; where there are many, without the first."""
 
 DELIVERED = text(f"""
+    WITH whose AS (SELECT :whose)
     UPDATE webhook_deliveries SET status = 'delivered', ended_at = now(), attempts = {_ATTEMPTS}
     WHERE {_ONE} AND status <> 'delivered'
-""").bindparams(bindparam("attempt", type_=JSONB))  # noqa: S608 - the text is all ours
+""").bindparams(WHOSE, bindparam("attempt", type_=JSONB))  # noqa: S608 - the text is all ours
 """What was delivered is, though it was given up, or taken by somebody else, in the meantime."""
 HEALTHY = text("""
+    WITH whose AS (SELECT :whose)
     UPDATE webhooks SET failing_since = NULL, resting_until = NULL
     WHERE tenant = :tenant AND id = :webhook AND failing_since IS NOT NULL
-""")
+""").bindparams(WHOSE)
 """A statement of its own: it would lock a webhook after one of its deliveries, and all others do the opposite."""
 
 _SLOW = """
@@ -73,7 +80,7 @@ _OFF = """
         WHEN tried.status = 'failed' AND failing_since <= now() - CAST(:patience AS interval) THEN 'failing' END
 """
 FAILED = text(f"""
-    WITH held AS (
+    WITH whose AS (SELECT :whose), held AS (
         SELECT id AS of FROM webhooks WHERE tenant = :tenant AND id = :webhook FOR NO KEY UPDATE
     ), tried AS (
         UPDATE webhook_deliveries SET attempts = {_ATTEMPTS},
@@ -95,7 +102,7 @@ FAILED = text(f"""
             AND EXISTS (SELECT FROM noted WHERE disabled_reason IS NOT NULL)
     )
     SELECT disabled_reason FROM noted WHERE disabled_reason IS NOT NULL
-""").bindparams(bindparam("attempt", type_=JSONB))  # noqa: S608 - the text is all ours
+""").bindparams(WHOSE, bindparam("attempt", type_=JSONB))  # noqa: S608 - the text is all ours
 """The attempt that failed, if it is still the last one: with it ends the delivery where there is no more `wait`. The
 receiver is left alone for the `rest` that it asked for, and where it is `slow` for as long as it has been failing, up
 to five minutes. Answers why the webhook was switched off by this, if it was: then all that was pending for it ends."""

@@ -7,6 +7,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from runstream.domain.run import Status
 from runstream.storage.statements.parts import EXPECTED, ID, RESERVED, SHOWN, WAS
 from runstream.storage.tables import runs, tenants
+from runstream.storage.tenancy import bound
 
 _GIVEN = (
     "id",
@@ -33,7 +34,7 @@ _NEW = (
     .table_valued(*(column(name, runs.c[name].type) for name in _GIVEN))
     .render_derived("new", with_types=True)
 )
-INSERT = (
+INSERT = bound(
     upsert(runs)
     .from_select([*_GIVEN, "enqueued_at"], select(*_NEW.c, func.now()))
     .on_conflict_do_nothing()
@@ -69,7 +70,7 @@ _MADE = (
     .returning(runs.c.id, runs.c.created_at)
     .cte("made")
 )
-INSERT_HELD = (
+INSERT_HELD = bound(
     select(_HELD_RUNS.c.id, _HELD.c.id.is_not(None).label("held"), _MADE.c.created_at)
     .join_from(_HELD_RUNS, _HELD, _STILL_HELD, isouter=True)
     .join(_MADE, _MADE.c.id == _HELD_RUNS.c.id, isouter=True)
@@ -112,23 +113,24 @@ _RETRY = (
     )
     .returning(*SHOWN)
 )
-RETRY = _RETRY.values(dict.fromkeys(RESERVED))
+RETRY = bound(_RETRY.values(dict.fromkeys(RESERVED)))
 _HOLDING = (
     select(tenants.c.id)
     .where(tenants.c.id == bindparam("of"), tenants.c.budget_epoch == bindparam("epoch"))
     .with_for_update(read=True)
     .cte("holding")
 )
-RETRY_HELD = _RETRY.where(runs.c.tenant == _HOLDING.c.id).values(
-    {name: bindparam(f"{name}_now", type_=runs.c[name].type) for name in RESERVED}
+RETRY_HELD = bound(
+    _RETRY.where(runs.c.tenant == _HOLDING.c.id).values(
+        {name: bindparam(f"{name}_now", type_=runs.c[name].type) for name in RESERVED}
+    )
 )
 """With a reservation, as INSERT_HELD."""
 _AGAIN = _RETRY.cte("again")
-RETRY_UNASKED = select(_AGAIN).add_cte(
-    update(tenants).where(tenants.c.id == _AGAIN.c.tenant).values(budget_epoch=tenants.c.budget_epoch + 1).cte("raised")
-)
+_RAISED = update(tenants).where(tenants.c.id == _AGAIN.c.tenant).values(budget_epoch=tenants.c.budget_epoch + 1)
+RETRY_UNASKED = bound(select(_AGAIN).add_cte(_RAISED.cte("raised")))
 """Without asking whether it may: what is counted of the tenant is to be read anew, and this run with it."""
-RAISE_EPOCH = (
+RAISE_EPOCH = bound(
     update(tenants)
     .where(tenants.c.id == bindparam("of"))
     .values(budget_epoch=tenants.c.budget_epoch + 1)
