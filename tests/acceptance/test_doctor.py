@@ -67,6 +67,7 @@ def test_all_is_well_where_everything_is_right(examine: Examine) -> None:
         "configuration",
         "database",
         "migrations",
+        "tenants",
         "redis",
         "provider",
     ]
@@ -132,7 +133,7 @@ def test_a_role_that_may_not_write_the_tables_is_a_problem(examine: Examine, dat
     finally:
         execute(database_url, "DROP OWNED BY reader; DROP ROLE reader")
     (problem, *_) = report.lines("problem", "database")
-    tables = "api_keys, attempts, ledger, runs, spend_quarters, tenants, webhook_deliveries, webhooks, workers"
+    tables = "api_keys, attempts, ledger, runs, spend_quarters, tenants, webhook_deliveries, webhooks:"
     assert f"may not write {tables}" in problem
 
 
@@ -212,7 +213,7 @@ def test_models_that_are_no_json_are_told_by_their_variable_and_the_rest_is_stil
     report = examine(models=f'{{"fast": [{SECRET}')
     assert report.code == 1
     assert report.lines("problem", "configuration")[0].startswith("configuration  RUNSTREAM_MODELS: It takes JSON")
-    assert len(report.lines("ok")) == 4
+    assert len(report.lines("ok")) == 5
 
 
 @pytest.mark.parametrize(

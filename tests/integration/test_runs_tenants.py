@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from uuid import uuid4
 
 import httpx
 import pytest
+from redis.asyncio import Redis
 
 from caller import DEADLINE, Caller, body
 from runstream.domain.ids import new_id
@@ -148,3 +151,22 @@ async def test_a_key_that_the_command_made_opens_its_tenant(caller, stack):
         run_id = await grace.create("sim:1")
         assert (await grace.get(run_id))["user"] == "grace"
         assert await server.list() == [run_id]
+
+
+@pytest.mark.promise("P7")
+async def test_what_a_run_says_is_under_names_that_nobody_can_guess_and_no_name_says_what_was_asked(caller, stack):
+    run_id = await caller.create("hang:3", prompt="Between us", cache="read")
+    async with aclosing(caller.follow(run_id)) as events, Redis.from_url(stack.redis_url) as redis:
+        async for event in events:
+            if event.type == "run.delta":
+                break
+        names = [name.decode() async for name in redis.scan_iter()]
+        channels = [name.decode() for name in await redis.pubsub_channels()]
+        streams = [name.decode() async for name in redis.scan_iter(_type="stream")]
+    await caller.cancel(run_id)
+    assert f"runstream:run:{run_id}" in {*names} & {*channels} & {*streams}
+    for name in (*names, *channels):
+        assert name.startswith(("runstream:", "arq:job:")), name
+        assert not any(secret in name for secret in ("Between", caller.key)), name
+    for name in (*streams, *channels):
+        assert re.fullmatch(r"runstream:(run|worker):[a-z]+_[0-9a-z]{26}(:.*)?", name), name

@@ -6,8 +6,9 @@ from runstream.doctor.finding import Finding, Mark
 from runstream.domain.errors import RunstreamError
 from runstream.settings import Settings
 from runstream.storage.command import opened
-from runstream.storage.condition import condition
+from runstream.storage.condition import OF_TENANTS, condition
 from runstream.storage.migrate import pending
+from runstream.storage.tenancy import Role
 
 _OLDEST = 14
 """Of PostgreSQL's major versions that are maintained."""
@@ -15,13 +16,14 @@ _OLDEST = 14
 
 async def check_database(settings: Settings) -> Sequence[Finding]:
     """Raises RunstreamError."""
-    async with opened(settings.database_url.get_secret_value(), settings.database_timeout) as engine:
-        found = await condition(engine)
+    async with opened(settings.database_login, settings.database_timeout, Role.APPLICATION) as engine:
+        found = await condition(engine, OF_TENANTS)
     if found.read_only:
         text = "It takes no writes: RUNSTREAM_DATABASE_URL has to name the primary, and a role that may write."
         return [Finding(Mark.PROBLEM, "database", text)]
     if found.refused:
-        text = f"This role may not write {', '.join(found.refused)}: grant it SELECT, INSERT and UPDATE on them."
+        roles = Role.APPLICATION if settings.sweep_database_url else " and ".join(Role)
+        text = f"This login may not write {', '.join(found.refused)}: make it a member of {roles}."
         return [Finding(Mark.PROBLEM, "database", text)]
     if found.major < _OLDEST:
         text = f"PostgreSQL {found.version} is not maintained any more: use {_OLDEST} or later."
@@ -32,7 +34,7 @@ async def check_database(settings: Settings) -> Sequence[Finding]:
 async def check_migrations(settings: Settings) -> Sequence[Finding]:
     """Whether the tables can be used, which without a database cannot be told."""
     try:
-        async with opened(settings.database_url.get_secret_value(), settings.database_timeout) as engine:
+        async with opened(settings.database_login, settings.database_timeout, None) as engine:
             missing = await pending(engine)
             can_create = missing is None or (await condition(engine)).can_create
     except RunstreamError:

@@ -9,6 +9,7 @@ from runstream.doctor.finding import Finding, Mark
 from runstream.doctor.moderation import check_moderation
 from runstream.doctor.providers import check_provider
 from runstream.doctor.redis import check_redis
+from runstream.doctor.tenants import check_tenants
 from runstream.domain.errors import RunstreamError
 from runstream.settings import Settings, survey
 
@@ -39,6 +40,7 @@ def _checks(settings: Settings, refused: Sequence[str]) -> Iterator[tuple[str, C
     yield "configuration", check_configuration(settings, refused)
     yield "database", check_database(settings)
     yield "migrations", check_migrations(settings)
+    yield "tenants", check_tenants(settings)
     yield "redis", check_redis(settings)
     for name in settings.providers:
         yield "provider", check_provider(settings, name)

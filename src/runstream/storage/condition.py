@@ -1,5 +1,6 @@
 """The state of the database, for those who run the service."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import text
@@ -7,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runstream.storage.database import answering
 from runstream.storage.tables import metadata
+from runstream.storage.tenancy import Role, tenant_column
 
 _STATE = text(
     "SELECT current_setting('server_version_num')::int / 10000 AS major,"
@@ -23,6 +25,31 @@ _REFUSED = text(
 )
 
 
+_WALL = text("""
+    SELECT to_regclass('runs') IS NOT NULL AS built, session_user AS login, current_user AS role,
+        ARRAY(SELECT name FROM unnest(CAST(:tables AS text[])) AS name
+            WHERE to_regclass(name) IS NOT NULL AND NOT row_security_active(name) ORDER BY name) AS open,
+        EXISTS (SELECT FROM pg_roles WHERE pg_has_role(session_user, oid, 'MEMBER') AND (
+            rolsuper OR rolbypassrls OR rolname = :sweep
+            OR oid = (SELECT relowner FROM pg_class WHERE oid = to_regclass('runs')))) AS passes
+""")
+OF_TENANTS = [table.name for table in metadata.sorted_tables if tenant_column(table)]
+
+
+@dataclass(frozen=True, slots=True)
+class Wall:
+    """`built` is whether there are tables; `open` are those that show the application's connections all tenants' rows.
+
+    `passes` is whether the login itself could: as who owns the tables, or by taking on another role.
+    """
+
+    built: bool
+    login: str
+    role: str
+    open: Sequence[str]
+    passes: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
     """`refused` are the tables that our role may not write; `can_create` is whether it may make new ones."""
@@ -34,10 +61,18 @@ class Condition:
     refused: tuple[str, ...]
 
 
-async def condition(engine: AsyncEngine) -> Condition:
-    """Changes nothing. Raises Unavailable."""
+async def condition(engine: AsyncEngine, tables: Sequence[str] = tuple(metadata.tables)) -> Condition:
+    """Of what is needed of these tables. Changes nothing. Raises Unavailable."""
     with answering():
         async with engine.connect() as connection:
             state = (await connection.execute(_STATE)).one()
-            refused = tuple(await connection.scalars(_REFUSED, {"tables": list(metadata.tables)}))
+            refused = tuple(await connection.scalars(_REFUSED, {"tables": list(tables)}))
     return Condition(state.major, state.version, state.read_only, state.can_create, refused)
+
+
+async def wall(engine: AsyncEngine) -> Wall:
+    """What keeps the application's connections to their tenants. Raises Unavailable."""
+    with answering():
+        async with engine.connect() as connection:
+            row = (await connection.execute(_WALL, {"tables": OF_TENANTS, "sweep": Role.SWEEP})).one()
+    return Wall(row.built, row.login, row.role, row.open, row.passes)
