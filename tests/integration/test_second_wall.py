@@ -31,8 +31,11 @@ from sqlalchemy import types as sql
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from runstream.domain.principal import Kind
 from runstream.storage.database import connect
-from runstream.storage.tables import metadata, runs
+from runstream.storage.deliveries import DeliveryStore, Waiting
+from runstream.storage.keys import KeyStore, NewKey
+from runstream.storage.tables import metadata, runs, webhook_deliveries
 from runstream.storage.tenancy import WHOSE, Role, bound, tenant_column
 
 DEADLINE = 60
@@ -102,6 +105,31 @@ async def test_a_write_that_forgot_its_tenant_changes_nothing_of_anothers_in_any
             await ask(application, bound(insert(table).values(**new).returning(table.c[name])), [A])
         assert await ask(application, bound(delete(table).returning(table.c[name])), [A]) == [A], table
         assert await owners(sweep, table, None) == {B}, table
+
+
+@pytest.mark.promise("P7")
+async def test_secrets_of_webhooks_and_whose_a_key_is_are_found_by_who_may_alone(
+    application: AsyncEngine, sweep: AsyncEngine
+) -> None:
+    async with sweep.connect() as connection:
+        await connection.execute(update(webhook_deliveries).values(status="pending", ended_at=None))
+    store = DeliveryStore(application, sweep, patience=1)
+    waiting = await store.waiting(beyond="", limit=9)
+    assert [(each.webhook, each.tenant) for each in waiting] == [(A, A), (B, B)]
+    assert await DeliveryStore(application, application, patience=1).waiting(beyond="", limit=9) == []
+    wrong = [Waiting(each.webhook, A, due=True) for each in waiting]
+    assert [taken.webhook.id for taken in await store.take(wrong, lease=60)] == [A]
+
+    ours, every = KeyStore(application), KeyStore(sweep)
+    new = NewKey("key_1", b"operator", "rs_")
+    await every.add(new, kind=Kind.OPERATOR, tenant=None, user=None, scopes=[])
+    hashes = [A.encode(), B.encode(), new.hash]
+    assert len(await every.find(hashes)) == len(await every.all(None)) == 3
+    assert await ours.find(hashes) == await ours.all(None) == []
+    assert [key.id for key in await ours.all(A)] == [A]
+    assert not await ours.revoke(None, new.id)
+    with pytest.raises(DBAPIError, match="row-level security"):
+        await ours.add(NewKey("key_2", b"another", "rs_"), kind=Kind.OPERATOR, tenant=None, user=None, scopes=[])
 
 
 async def test_the_applications_role_may_not_use_what_has_no_tenant(application: AsyncEngine) -> None:
