@@ -39,6 +39,17 @@ async def test_what_is_missing_is_told_until_it_is_migrated(empty_database_url: 
         await engine.dispose()
 
 
+async def test_a_process_goes_on_when_the_tables_are_made_ready_for_a_later_version(database_url: str) -> None:
+    connection = await asyncpg.connect(database_url, timeout=DEADLINE)
+    await connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    await connection.close()
+    engine = connect(database_url, pool_size=1, timeout=DEADLINE)
+    try:
+        assert await pending(engine) is None
+    finally:
+        await engine.dispose()
+
+
 async def test_processes_that_migrate_at_once_wait_for_each_other(empty_database_url: str) -> None:
     async with first_table_taken(empty_database_url) as observer:
         migrating = [await runstream_migrate(empty_database_url) for _ in range(2)]
@@ -72,7 +83,7 @@ async def left_over(url: str) -> list[str]:
         query = """
             SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v', 'S')
             UNION SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace
-            UNION SELECT typname FROM pg_type WHERE typnamespace = 'public'::regnamespace AND typtype = 'e'
+            UNION SELECT typname FROM pg_type WHERE typnamespace = 'public'::regnamespace AND typtype IN ('d', 'e')
         """
         return [row[0] for row in await connection.fetch(query)]
     finally:

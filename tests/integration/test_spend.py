@@ -32,7 +32,7 @@ async def test_sums_that_take_long_leave_connections_to_runs(database_url: str) 
             ]
             while not await holder.fetchval("select count(*) from pg_locks where not granted"):
                 await asyncio.sleep(0.01)
-            assert await RunStore(engine).get("acme", "run_1") is None
+            assert await RunStore(engine).get(Owner("acme", None), "run_1") is None
             assert not any(each.done() for each in sums)
         assert [each.result()[0].calls for each in sums] == [0] * len(sums)
     finally:

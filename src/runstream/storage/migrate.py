@@ -51,12 +51,18 @@ def check(url: str) -> None:
 
 
 async def pending(engine: AsyncEngine) -> str | None:
-    """The revision that is missing, or None where the database is up to date."""
-    head = ScriptDirectory(str(_directory())).get_current_head()
+    """The revision that is missing, or None where the database is up to date, or ready for a later version."""
+    before, head = _known()
     with answering():
         async with engine.connect() as connection:
             current = await connection.run_sync(_current)
-    return None if current == head else head
+    return head if current is None or current in before else None
+
+
+def _known() -> tuple[set[str], str]:
+    """The revisions before the last one, and that."""
+    head, *before = [script.revision for script in ScriptDirectory(str(_directory())).walk_revisions()]
+    return set(before), head
 
 
 def _current(connection: Connection) -> str | None:
