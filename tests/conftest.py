@@ -21,7 +21,7 @@ from stack import Stack, outside_the_loop
 
 DEADLINE = 60
 LAST_LINES = 15
-LONGEST_FIRST = ("acceptance", "chaos", "integration", "unit")
+LONGEST_FIRST = ("acceptance", "chaos", "fuzz", "integration", "unit")
 
 _stacks: list[Stack] = []
 """Those that stand now; a test that fails shows what their processes said last."""

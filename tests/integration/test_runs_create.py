@@ -113,6 +113,15 @@ async def test_a_request_that_accepts_events_is_answered_the_stream(caller):
     assert events[-1].type == "run.completed"
 
 
+async def test_a_new_run_s_stream_begins_at_its_beginning_whatever_cursor_is_sent_along(caller):
+    headers = {"Accept": "text/event-stream", "Last-Event-ID": "1-3", "Idempotency-Key": "k"}
+    async with caller.http.stream("POST", "/v1/runs", json=body("sim:5"), headers=headers) as response:
+        events = [event async for event in sent(response)]
+    assert text_of(events) == words(5)
+    again = await caller.http.post("/v1/runs", json=body("sim:5"), headers=headers | {"Last-Event-ID": events[-1].id})
+    assert again.status_code == 204
+
+
 async def test_events_are_the_runs_whole_transcript(caller):
     run_id = await caller.create("sim:30:200")
     events = await caller.events(run_id)

@@ -50,6 +50,7 @@ def _reference(model: type[BaseModel]) -> dict[str, str]:
     return {"$ref": _SCHEMAS + model.__name__}
 
 
+ALL_SEEN: dict[str, Any] = {"description": "The run has ended, and its last event was seen."}
 EVENT_STREAM: dict[str, Any] = {
     "description": (
         "Server-sent events: `id` is the cursor to go on after, `event` the type, `data` JSON. The stream ends after "

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Query, Response
 from pydantic import BaseModel
 
 from runstream.api.asking import Cancelling, Listing, Reading, Writing
-from runstream.api.documents import CHAT_BODY, EVENT_STREAM, EVERYWHERE, NOT_RETRYABLE, STREAMED, refusals
+from runstream.api.documents import ALL_SEEN, CHAT_BODY, EVENT_STREAM, EVERYWHERE, NOT_RETRYABLE, STREAMED, refusals
 from runstream.api.events import MEDIA_TYPE, EventStream, replay
 from runstream.api.rates import rate_headers
 from runstream.api.schemas.fields import Absent, EventId, IdempotencyKey, Moment, Name, PageCursor
@@ -35,7 +35,7 @@ Wait = Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait fo
     "",
     status_code=202,
     response_model=RunObject,
-    responses={200: STREAMED, **refusals(400, 409, 413, 415, 429)},
+    responses={200: STREAMED, 204: ALL_SEEN, **refusals(400, 409, 413, 415, 429)},
     openapi_extra=CHAT_BODY,
 )
 async def create_run(
@@ -53,7 +53,10 @@ async def create_run(
     accept: Annotated[str | Absent, Header(include_in_schema=False)] = None,
     last_event_id: Annotated[
         EventId | Absent,
-        Header(alias="Last-Event-ID", description="With text/event-stream: go on after this event."),
+        Header(
+            alias="Last-Event-ID",
+            description="With text/event-stream: go on after this event, where the run was made before.",
+        ),
     ] = None,
 ) -> Response:
     """Accept a generation. Answered with 202, it will be run to one end, whatever dies."""
@@ -69,7 +72,7 @@ async def create_run(
     if not new:
         headers["Idempotency-Replayed"] = "true"
     if _wants_events(accept):
-        if new and after == START:
+        if new:  # which has no events before: a cursor is of another run, and a refusal would lose this one
             return EventStream(services.watch.reader(asking.owner, run.id, START), headers)
         return await _stream(services, asking.owner, run.id, after, headers)
     if wait:
@@ -113,7 +116,7 @@ async def get_run(run_id: str, asking: Reading, services: Given, wait: Wait = 0)
     response_class=Response,
     responses={
         200: EVENT_STREAM,
-        204: {"description": "The run has ended, and its last event was seen."},
+        204: ALL_SEEN,
         **refusals(400, 404),
     },
 )
