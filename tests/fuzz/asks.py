@@ -154,7 +154,13 @@ class Asks:
             cut = random.randrange(len(written) + 1)
             bad = [written[:cut], b"\xef\xbb\xbf" + written, written[:cut] + b"\xff\xfe" + written[cut:], written * 2]
             written = random.choice(
-                [*bad, b"", b"{" * 100_000, b"[" * 3000 + b"]" * 3000, written.decode(errors="replace").encode("utf-16")]
+                [
+                    *bad,
+                    b"",
+                    b"{" * 100_000,
+                    b"[" * 3000 + b"]" * 3000,
+                    written.decode(errors="replace").encode("utf-16"),
+                ]
             )
         headers.append(("Content-Type", kind))
         if self._spoils(0.04):
