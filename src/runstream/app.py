@@ -43,6 +43,7 @@ from runstream.runs.submit import Submit
 from runstream.runs.watch import Watch
 from runstream.settings import Settings
 from runstream.storage.budgets import BudgetStore
+from runstream.storage.condition import warn_of_wall
 from runstream.storage.database import OVERALL, asyncpg_url, connect, open_pool
 from runstream.storage.keys import KeyStore
 from runstream.storage.lists import AllRuns, RunLists
@@ -118,7 +119,7 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
     engine = connect(settings.database_login, pool_size=pool, timeout=timeout, role=Role.APPLICATION)
     # For what is asked before it is known whose it is, and for figures of all tenants together.
     overall = connect(settings.sweep_login, pool_size=OVERALL, timeout=timeout, role=Role.SWEEP)
-    await asyncio.gather(open_pool(engine, pool), open_pool(overall, OVERALL))
+    await asyncio.gather(open_pool(engine, pool), open_pool(overall, OVERALL), warn_of_wall(engine))
     redis = redis_client(settings)
     key_check = KeyCheck(KeyStore(overall))
     store, all_runs = RunStore(engine, warn_call_cost=settings.warn_call_cost), AllRuns(overall)

@@ -51,6 +51,7 @@ from runstream.runs.spend_watch import SpendWatch
 from runstream.settings import Settings
 from runstream.storage.answers import AnswerStore
 from runstream.storage.budgets import BudgetStore
+from runstream.storage.condition import warn_of_wall
 from runstream.storage.database import OVERALL, connect, open_pool
 from runstream.storage.deliveries import DeliveryStore
 from runstream.storage.leases import LeaseStore
@@ -186,7 +187,7 @@ class _Process:
         if port := self._settings.worker_metrics_port:
             serve_metrics(port)
         await self._take_lease(stopping)
-        await open_pool(self._engine, self._settings.database_pool)
+        await asyncio.gather(open_pool(self._engine, self._settings.database_pool), warn_of_wall(self._engine))
         worker = WokenWorker(
             self._execute,
             ArqRedis(self._redis.connection_pool),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from io import BytesIO
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from runstream.domain.errors import Unavailable
 from runstream.domain.principal import Owner
 from runstream.embedded import Postgres
 from runstream.settings import Settings
+from runstream.storage.condition import warn_of_wall
 from runstream.storage.database import connect
 from runstream.storage.leases import LeaseStore
 from runstream.storage.lists import AllRuns
@@ -105,6 +107,9 @@ async def test_the_wall_is_put_up_once_the_roles_are_there_and_hides_nothing_fro
     assert await shown(owner, Role.APPLICATION) == []
     assert await shown(owner, Role.SWEEP) == await shown(owner) == ["run_1"]
     assert await shown(before) == await shown(before, Role.SWEEP) == ["run_1"]
+    await server.execute(f"GRANT {Role.APPLICATION} TO before")
+    assert await shown(before, Role.APPLICATION) == []
+    assert "as before can" in (await doctor(before))[0][1]
     ((mark, said),) = await doctor(owner)
     assert mark == "ok"
     assert "as owner can" in said
@@ -115,11 +120,37 @@ async def test_the_wall_is_put_up_once_the_roles_are_there_and_hides_nothing_fro
     assert await shown(owner, Role.APPLICATION) == []
 
 
+async def test_a_process_says_when_it_starts_that_nothing_keeps_its_queries_to_their_tenant(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await server.execute("CREATE DATABASE opened")
+    url = server.url(database="opened")
+
+    async def said() -> str:
+        engine = connect(url, pool_size=1, timeout=DEADLINE, role=Role.APPLICATION)
+        try:
+            await warn_of_wall(engine)
+        finally:
+            await engine.dispose()
+        return capsys.readouterr().out
+
+    assert await said() == "", "there is nothing yet"
+    await asyncio.to_thread(upgrade, url, "0012")
+    assert "second_wall_down" in await said()
+    await asyncio.to_thread(upgrade, url)
+    assert await said() == ""
+    await server.execute("CREATE POLICY all_of_it ON webhooks USING (true)", database="opened")
+    assert "webhooks" in await said()
+    ((mark, problem), *_) = await doctor(url)
+    assert mark == "problem"
+    assert "show all of webhooks" in problem
+
+
 async def test_a_login_of_the_applications_own_cannot_see_all_whatever_it_tries(server: Server) -> None:
     await server.make("maker", "CREATEROLE")
     await server.execute("CREATE DATABASE strict OWNER maker")
     await asyncio.to_thread(upgrade, server.url(database="strict"))
-    await server.execute(ROW, database="strict")
+    await server.execute(ROW, "ANALYZE", database="strict")
     await server.make("app", f"IN ROLE {Role.APPLICATION}")
     await server.make("service", f"IN ROLE {Role.SWEEP}")
     app, service = server.url("app", "strict"), server.url("service", "strict")
@@ -137,6 +168,12 @@ async def test_a_login_of_the_applications_own_cannot_see_all_whatever_it_tries(
         ):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await connection.execute(attempt)
+        with pytest.raises(asyncpg.FeatureNotSupportedError):
+            await connection.copy_to_table("runs", source=BytesIO(b"run_2"), columns=["id"])
+        copied = BytesIO()
+        await connection.copy_from_table("runs", output=copied)
+        assert copied.getvalue() == b""
+        assert not await connection.fetch("SELECT FROM pg_stats WHERE schemaname = 'public' AND tablename = 'runs'")
         await connection.execute("RESET ROLE; RESET ALL")
         assert await connection.fetch(WRONG) == []
     sentences = [said for mark, said in await doctor(app, service) if mark == "ok"]

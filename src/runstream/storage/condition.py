@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from runstream.domain.errors import Unavailable
 from runstream.storage.database import answering
 from runstream.storage.tables import metadata
 from runstream.storage.tenancy import Role, tenant_column
@@ -26,13 +28,24 @@ _REFUSED = text(
 
 
 _WALL = text("""
+    WITH passing AS (
+        SELECT polrelid AS of, role FROM pg_policy, unnest(polroles) AS role
+        WHERE polname <> 'application' AND polpermissive AND polrelid IN (
+            SELECT to_regclass(name) FROM unnest(CAST(:tables AS text[])) AS name)
+    )
     SELECT to_regclass('runs') IS NOT NULL AS built, session_user AS login, current_user AS role,
         ARRAY(SELECT name FROM unnest(CAST(:tables AS text[])) AS name
-            WHERE to_regclass(name) IS NOT NULL AND NOT row_security_active(name) ORDER BY name) AS open,
+            WHERE to_regclass(name) IS NOT NULL AND (NOT row_security_active(name) OR EXISTS (
+                SELECT FROM passing WHERE of = to_regclass(name) AND (role = 0 OR pg_has_role(role, 'USAGE'))))
+            ORDER BY name) AS open,
         EXISTS (SELECT FROM pg_roles WHERE pg_has_role(session_user, oid, 'MEMBER') AND (
-            rolsuper OR rolbypassrls OR rolname = :sweep
+            rolsuper OR rolbypassrls OR oid IN (SELECT role FROM passing)
             OR oid = (SELECT relowner FROM pg_class WHERE oid = to_regclass('runs')))) AS passes
 """)
+"""A policy of any name but the application's lets those pass whom it is for; of role 0 it is for all."""
+
+log = structlog.get_logger(__name__)
+
 OF_TENANTS = [table.name for table in metadata.sorted_tables if tenant_column(table)]
 
 
@@ -40,7 +53,7 @@ OF_TENANTS = [table.name for table in metadata.sorted_tables if tenant_column(ta
 class Wall:
     """`built` is whether there are tables; `open` are those that show the application's connections all tenants' rows.
 
-    `passes` is whether the login itself could: as who owns the tables, or by taking on another role.
+    `passes` is whether the login could see them: as who owns the tables, by a policy, or by taking on another role.
     """
 
     built: bool
@@ -48,6 +61,11 @@ class Wall:
     role: str
     open: Sequence[str]
     passes: bool
+
+    @property
+    def stands(self) -> bool:
+        """Whether a query that forgot its tenant is shown nothing."""
+        return self.role == Role.APPLICATION and not self.open
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,5 +92,15 @@ async def wall(engine: AsyncEngine) -> Wall:
     """What keeps the application's connections to their tenants. Raises Unavailable."""
     with answering():
         async with engine.connect() as connection:
-            row = (await connection.execute(_WALL, {"tables": OF_TENANTS, "sweep": Role.SWEEP})).one()
+            row = (await connection.execute(_WALL, {"tables": OF_TENANTS})).one()
     return Wall(row.built, row.login, row.role, row.open, row.passes)
+
+
+async def warn_of_wall(engine: AsyncEngine) -> None:
+    """Say in the log where nothing keeps the application's connections to their tenants. Quiet without an answer."""
+    try:
+        found = await wall(engine)
+    except Unavailable:
+        return
+    if found.built and not found.stands:
+        log.warning("second_wall_down", login=found.login, role=found.role, tables=list(found.open))
