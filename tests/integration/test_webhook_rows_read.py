@@ -18,15 +18,17 @@ from runstream.storage.webhooks import WebhookStore
 
 DEADLINE = 60
 WEBHOOKS, DELIVERIES = 20, 40_000
-BUSY = "whk_05"
+IDLE = 2000
+"""More webhooks, which nothing was ever delivered to."""
+BUSY = "whk_0005"
 """A quarter of all is this one's; half of everything is pending, and one in a hundred has failed."""
 FILL = f"""
     INSERT INTO tenants (id) VALUES ('acme');
     INSERT INTO webhooks (id, tenant, url, events, secrets)
-        SELECT 'whk_' || lpad(n::text, 2, '0'), 'acme', 'http://x', '{{run.completed}}', '[]'
-        FROM generate_series(0, {WEBHOOKS - 1}) n;
+        SELECT 'whk_' || lpad(n::text, 4, '0'), 'acme', 'http://x', '{{run.completed}}', '[]'
+        FROM generate_series(0, {IDLE + WEBHOOKS - 1}) n;
     INSERT INTO webhook_deliveries (webhook_id, id, tenant, event, data, status, due_at, ended_at)
-        SELECT CASE WHEN n % 4 = 0 THEN '{BUSY}' ELSE 'whk_' || lpad((n / 4 % {WEBHOOKS})::text, 2, '0') END,
+        SELECT CASE WHEN n % 4 = 0 THEN '{BUSY}' ELSE 'whk_' || lpad((n / 4 % {WEBHOOKS})::text, 4, '0') END,
                'evt_' || lpad(n::text, 26, '0'), 'acme', 'run.completed', '{{}}', status,
                now() - make_interval(secs => n), CASE WHEN status <> 'pending' THEN now() END
         FROM (SELECT n, CASE WHEN n / 16 % 2 = 0 THEN 'pending' WHEN n % 100 < 2 THEN 'failed'
@@ -56,7 +58,7 @@ async def sweep(engine: AsyncEngine, database_url: str) -> AsyncIterator[AsyncEn
 
 async def test_what_is_due_is_found_and_taken_by_what_is_taken(engine: AsyncEngine, sweep: AsyncEngine) -> None:
     store, page = DeliveryStore(engine, sweep, patience=1), 50
-    due = [Waiting(webhook, "acme", due=True) for webhook in (BUSY, "whk_07")]
+    due = [Waiting(webhook, "acme", due=True) for webhook in (BUSY, "whk_0007")]
 
     def listed(status: DeliveryStatus | None) -> Callable[[], Awaitable[Any]]:
         tenants = WebhookStore(engine)
@@ -70,4 +72,4 @@ async def test_what_is_due_is_found_and_taken_by_what_is_taken(engine: AsyncEngi
     }
     for name, (asked, question, most) in questions.items():
         assert await question(), name
-        assert await rows_read(asked, question, "webhook_deliveries") <= most, name
+        assert await rows_read(asked, question, "webhooks", "webhook_deliveries") <= most, name

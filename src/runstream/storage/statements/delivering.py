@@ -21,11 +21,11 @@ WAITING = text(f"""
     SELECT webhooks.id, tenant, {_FREE} AND now() >= (
         SELECT min(due_at) FROM webhook_deliveries WHERE webhook_id = webhooks.id AND status = 'pending'
     ) AS due
-    FROM waiting JOIN webhooks ON webhooks.id = waiting.id
+    FROM waiting CROSS JOIN LATERAL (SELECT * FROM webhooks WHERE webhooks.id = waiting.id LIMIT 1) AS webhooks
     ORDER BY webhooks.id
 """)  # noqa: S608 - the text is all ours
 """Webhooks that something is pending for, in order, and whether it may be attempted now: two looks at the index for
-each, however much that is."""
+each, however much that is, and one at the webhook. The limit keeps Postgres from reading them all instead."""
 
 AT_ONCE = 5
 """Deliveries to one webhook that are taken together. It stands in the statement: a plan for any number of them would
