@@ -13,7 +13,7 @@ import httpx
 import psutil
 import redis
 from tests.chaos.clients import Told
-from tests.chaos.stage import Stage
+from tests.chaos.stage import COUNTED, Stage
 
 DEADLINE = 60
 POLL = 0.1
@@ -27,6 +27,20 @@ select run_id, attempt, outcome, worker, extract(epoch from started_at)::float a
   from attempts
  order by run_id, attempt
 """
+
+
+_SPENT = """
+select coalesce(sum(input_tokens + output_tokens), 0)::bigint from ledger
+ where made_at >= date_trunc('month', now(), 'UTC')
+"""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What an API process says of the tenant's tokens, in this month."""
+
+    used: int
+    reserved: int
 
 
 @dataclass(frozen=True)
@@ -46,6 +60,16 @@ class Key:
         """A sign of a process's life, or that one has looked just now: set anew as long as there are processes."""
         return self.name.endswith(":health-check") or self.name.startswith("runstream:looked:")
 
+    @property
+    def of_limits(self) -> bool:
+        """A tenant's counters: there as long as they are good, but for what is reserved."""
+        return self.name.startswith("runstream:limits:") and not self.name.endswith((":open", ":reserved", ":pending"))
+
+    @property
+    def of_all_tenants(self) -> bool:
+        """There is one of it, and it stays."""
+        return self.name == "runstream:tenants-with-limits"
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -60,6 +84,10 @@ class Evidence:
     """Connections of clients that API processes still hold."""
     outputs: dict[str, str]
     living: dict[str, bool]
+    spent: int
+    """Tokens, as the ledger has them."""
+    counted: list[Counted]
+    """By each API process."""
 
 
 async def gather(stage: Stage, told: list[Told]) -> Evidence:
@@ -67,7 +95,9 @@ async def gather(stage: Stage, told: list[Told]) -> Evidence:
     runs = await _rows(stage, _RUNS)
     await _until(lambda: not _provider(stage, "stats")["open_streams"])
     await _until(lambda: not _client_connections(stage))
-    await _until(lambda: all(key.of_a_run or key.of_processes for key in _keys(stage)))
+    await _until(lambda: all(key.of_a_run or key.of_processes or key.of_limits for key in _keys(stage)))
+    (spent,) = (await _rows(stage, _SPENT))[0]
+    await _until(lambda: _counted(stage) == [Counted(spent, 0)] * len(stage.urls))
     record = _provider(stage, "calls")
     return Evidence(
         told=told,
@@ -80,6 +110,8 @@ async def gather(stage: Stage, told: list[Told]) -> Evidence:
         streams=_client_connections(stage),
         outputs=stage.stack.outputs(),
         living={place.name: place.process.alive for place in stage.places},
+        spent=spent,
+        counted=_counted(stage),
     )
 
 
@@ -106,6 +138,16 @@ async def _until(true: Callable[[], bool], seconds: float = 10) -> None:
 
 def _provider(stage: Stage, what: str) -> dict[str, Any]:
     return httpx.get(f"{stage.stack.provider_origin}/{what}", timeout=DEADLINE).raise_for_status().json()
+
+
+def _counted(stage: Stage) -> list[Counted]:
+    counted = []
+    for url in stage.urls:
+        bearing = {"Authorization": f"Bearer {stage.stack.key}"}
+        told = httpx.get(f"{url}/v1/limits", headers=bearing, timeout=DEADLINE).raise_for_status().json()["data"]
+        (limit,) = [each for each in told if each["name"] == f"tenant.{COUNTED}"]
+        counted.append(Counted(limit["used"], limit["reserved"]))
+    return counted
 
 
 def _redis(stage: Stage, ask: Callable[[redis.Redis], Any]) -> Any:

@@ -31,7 +31,8 @@ TRIED_AGAIN = {
 
 @dataclass(frozen=True)
 class Wrong:
-    """`kind` is counted in the report: lost, illegal, gap, repeat, differs, twice, billed, left over, logged."""
+    """`kind` is counted in the report: lost, illegal, gap, repeat, differs, twice, billed, counted, left over,
+    logged."""
 
     kind: str
     what: str
@@ -46,6 +47,7 @@ def judge(evidence: Evidence) -> list[Wrong]:
         *(wrong for told in evidence.told for wrong in _asked(told, by_ask[told.ask.number])),
         *(wrong for run in evidence.runs for wrong in _ended_once(run)),
         *_billed(evidence),
+        *_counted(evidence),
         *_left_over(evidence),
         *_logged(evidence),
     ]
@@ -204,6 +206,13 @@ def _sent_again(call: dict[str, Any], after: dict[str, Any] | None) -> bool:
     return call["ended"] - call["began"] < AT_ONCE and 0 <= after["began"] - call["ended"] < AT_ONCE
 
 
+def _counted(evidence: Evidence) -> Iterator[Wrong]:
+    """P8: once all has ended, what counts against a limit is what the ledger has, and nothing is reserved."""
+    for number, counted in enumerate(evidence.counted, 1):
+        if (counted.used, counted.reserved) != (evidence.spent, 0):
+            yield Wrong("counted", f"by api {number}: {counted}, and the ledger has {evidence.spent}")
+
+
 # What is left.
 
 
@@ -227,7 +236,7 @@ def _orphan(key: Key, ended: set[str]) -> str | None:
         if run_id not in ended:
             return "the log of no run that ended"
         return None if 0 <= key.ttl <= DAY else f"a log that stays for {key.ttl} ms"
-    if key.of_processes and key.ttl > 0:
+    if key.of_all_tenants or ((key.of_processes or key.of_limits) and key.ttl > 0):
         return None
     return f"stays for {key.ttl} ms"
 

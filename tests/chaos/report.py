@@ -9,7 +9,7 @@ from tests.chaos.evidence import Evidence
 from tests.chaos.oracle import Wrong
 
 SHOWN = 20
-COUNTED = ("lost", "gap", "repeat", "differs", "illegal", "twice", "billed", "left over", "logged")
+COUNTED = ("lost", "gap", "repeat", "differs", "illegal", "twice", "billed", "counted", "left over", "logged")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.chaos.asks import Ask
 from tests.chaos.clients import Told, take_block
-from tests.chaos.evidence import Evidence, Key
+from tests.chaos.evidence import Counted, Evidence, Key
 from tests.chaos.oracle import judge
 from tests.viewer import Said, Viewer
 
@@ -70,10 +70,14 @@ def sound() -> Evidence:
             Key(f"runstream:run:{RUN}", 1000),
             Key("arq:queue:health-check", 1000),
             Key("runstream:looked:limits", 1000),
+            Key("runstream:limits:acme:month:0", 1000),
+            Key("runstream:tenants-with-limits", -1),
         ],
         streams=0,
         outputs={"api-1": '{"level": "info"}'},
         living={"api 1": True},
+        spent=9,
+        counted=[Counted(9, 0)],
     )
 
 
@@ -126,6 +130,9 @@ def call(began: float) -> Breaking:
         ("left over", lambda evidence: evidence.keys.append(Key("runstream:looked:limits", -1))),
         ("left over", lambda evidence: evidence.provider.update(open_streams=1)),
         ("left over", lambda evidence: evidence.living.update({"worker 1": False})),
+        ("left over", lambda evidence: evidence.keys.append(Key("runstream:limits:acme:open", 1000))),
+        ("counted", lambda evidence: evidence.counted.append(Counted(8, 0))),
+        ("counted", lambda evidence: evidence.counted.append(Counted(9, 1))),
         ("illegal", lambda evidence: evidence.told[0].wrongs.append("POST was answered 500")),
         ("logged", lambda evidence: evidence.outputs.update(worker="Traceback (most recent call last):")),
         ("logged", lambda evidence: evidence.outputs.update(worker='{"level": "error"}')),
