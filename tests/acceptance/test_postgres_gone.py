@@ -118,6 +118,21 @@ async def test_a_request_whose_answer_postgres_owes_is_answered_in_time_and_its_
         assert len(await fetched(database_url, "select id from runs where idempotency_key is not null")) == 1
 
 
+async def test_a_request_that_a_process_which_ends_can_wait_for_no_longer_is_told_to_come_back(
+    make_stack: MakeStack, database_url: str, way: Proxy, url_by_way: str
+) -> None:
+    stack = make_stack(workers=0, database_url=url_by_way, shutdown_grace=1)
+    api = stack.apis[0]
+    async with user(stack) as caller:
+        await caller.post()
+        way.stall()
+        asked = asyncio.create_task(caller.post())
+        await asyncio.sleep(0.5)
+        api.terminate()
+        assert_come_back_later(await asked)
+    assert "Traceback" not in api.output()
+
+
 @pytest.mark.promise("P4")
 @pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "order-933"}])
 async def test_a_request_whose_connection_breaks_while_its_run_is_written_is_accepted_once(

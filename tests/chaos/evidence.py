@@ -17,6 +17,8 @@ from tests.chaos.stage import COUNTED, Stage
 
 DEADLINE = 60
 POLL = 0.1
+GIVEN_UP = 90
+"""Seconds in which what is reserved for a run that was never written is given back: a minute, and a look or two."""
 _RUNS = """
 select id, status, attempt, max_attempts, worker, finished_at, idempotency_key, output, reasoning,
        tool_calls, transcript, error, cancel_requested_at, (metadata ->> 'ask')::int as ask
@@ -95,9 +97,9 @@ async def gather(stage: Stage, told: list[Told]) -> Evidence:
     runs = await _rows(stage, _RUNS)
     await _until(lambda: not _provider(stage, "stats")["open_streams"])
     await _until(lambda: not _client_connections(stage))
-    await _until(lambda: all(key.of_a_run or key.of_processes or key.of_limits for key in _keys(stage)))
     (spent,) = (await _rows(stage, _SPENT))[0]
-    await _until(lambda: _counted(stage) == [Counted(spent, 0)] * len(stage.urls))
+    await _until(lambda: _counted(stage) == [Counted(spent, 0)] * len(stage.urls), GIVEN_UP)
+    await _until(lambda: all(key.of_a_run or key.of_processes or key.of_limits for key in _keys(stage)))
     record = _provider(stage, "calls")
     return Evidence(
         told=told,

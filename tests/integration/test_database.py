@@ -7,7 +7,9 @@ import pytest
 from sqlalchemy import text
 
 from runstream.domain.errors import Unavailable
+from runstream.storage import database
 from runstream.storage.database import ask, connect
+from runstream.storage.tenancy import Role
 
 DEADLINE = 20
 
@@ -30,4 +32,34 @@ async def test_what_is_undone_so_that_another_can_go_on_may_be_asked_for_again(d
         await asked
     assert len(await ask(engine, downwards)) == 2
     await other.close()
+    await engine.dispose()
+
+
+async def test_a_connection_that_is_cut_before_it_can_be_used_is_one_that_does_not_answer(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = "select set_config($1, pg_terminate_backend(pg_backend_pid())::text, true)"
+    monkeypatch.setattr(database, "_TAKE_ROLE", cut)
+    engine = connect(database_url, pool_size=1, timeout=DEADLINE, role=Role.APPLICATION)
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            await ask(engine, text("select 1"))
+    await engine.dispose()
+
+
+async def test_a_connection_that_the_driver_has_lost_track_of_is_not_used_again(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def confused(*_: object, **__: object) -> None:
+        raise asyncpg.InternalClientError("got result for unknown protocol state")
+
+    engine = connect(database_url, pool_size=1, timeout=DEADLINE)
+    own = text("select pg_backend_pid()")
+    ((before,),) = await ask(engine, own)
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncpg.prepared_stmt.PreparedStatement, "fetch", confused)
+        with pytest.raises(Unavailable):
+            await ask(engine, own)
+    ((after,),) = await ask(engine, own)
+    assert after != before
     await engine.dispose()

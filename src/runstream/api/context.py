@@ -1,5 +1,6 @@
 """Around every request: its id, its body's bounds, its line in the log."""
 
+import asyncio
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,7 @@ from runstream.domain.errors import (
     InvalidRequest,
     PayloadTooLarge,
     RunstreamError,
+    Unavailable,
     UnsupportedMediaType,
     whereabouts,
 )
@@ -82,6 +84,11 @@ class RequestContext:
         with bound_contextvars(request_id=request_id):
             try:
                 await self._app(scope, receive, named)
+            except asyncio.CancelledError:  # the server ends, and waits for this one no longer
+                if status:
+                    raise
+                ending = Unavailable("This process is being shut down: try again.", retry_after=1)
+                await respond(ending)(scope, receive, named)
             except Exception as error:
                 log.error("request_failed", **whereabouts(error))  # noqa: TRY400 - without what it says
                 if not status:

@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import orjson
 from sqlalchemy import Executable, Row, event
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -37,6 +37,8 @@ _SEES_SOME = """
 """
 BEHIND = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.UndefinedObjectError)
 """Errors of a database that has not been migrated."""
+_DRIVERS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""All that the driver raises, beside what the network does."""
 _AGAIN = 60.0
 """Seconds that a connection is used which has not the role that it is for: the tables may have become ready for it."""
 
@@ -84,11 +86,15 @@ def connect(url: str, *, pool_size: int, timeout: float, role: Role | None = Non
     if role is not None:
         event.listen(engine.sync_engine, "connect", partial(_take_role, role))
     event.listen(engine.sync_engine, "checkout", _refuse_spent)
+    event.listen(engine.sync_engine, "handle_error", _give_up_confused)
     return engine
 
 
 def _take_role(role: Role, connection: Any, record: Any) -> None:
-    """Raises PermissionError where the sweep would not see what it is to see, and would find nothing to do."""
+    """Raises PermissionError where the sweep would not see what it is to see, and would find nothing to do.
+
+    Raises ConnectionError where the server does not answer: what is raised here is not made SQLAlchemy's.
+    """
 
     async def take(driver: "asyncpg.Connection[asyncpg.Record]") -> None:
         if await driver.fetchval(_TAKE_ROLE, role) is None:
@@ -96,13 +102,23 @@ def _take_role(role: Role, connection: Any, record: Any) -> None:
             if role is Role.SWEEP and await driver.fetchval(_SEES_SOME):
                 raise PermissionError(f"the login is no member of {role}, and does not see the rows of all tenants")
 
-    connection.run_async(take)
+    try:
+        connection.run_async(take)
+    except _DRIVERS as error:
+        raise ConnectionError(f"the role was not taken: {type(error).__name__}") from error
 
 
 def _refuse_spent(connection: Any, record: Any, _proxy: object) -> None:
     """Have the pool open another connection in place of one that the server has closed: at no round trip."""
     if connection.driver_connection.is_closed() or monotonic() > record.info.get("until", inf):
         raise DisconnectionError
+
+
+def _give_up_confused(failure: ExceptionContext) -> None:
+    """Of a connection whose protocol the driver has lost track of, nothing is to be expected any more."""
+    if isinstance(failure.original_exception.__cause__, asyncpg.InternalClientError):
+        failure.is_disconnect = True
+        failure.invalidate_pool_on_disconnect = False
 
 
 async def open_pool(engine: AsyncEngine, connections: int) -> None:
@@ -154,6 +170,7 @@ def unreachable(error: DBAPIError) -> bool:
         | asyncpg.InterfaceError
         | asyncpg.ReadOnlySQLTransactionError
         | asyncpg.DeadlockDetectedError
+        | asyncpg.InternalClientError
         | OSError
         | TimeoutError,
     )
