@@ -186,12 +186,15 @@ def _numbered(last: int) -> list[list[int]]:
 
 
 def _called_once_each(told: Told, attempts: list[asyncpg.Record], made: list[dict[str, Any]]) -> Iterator[Wrong]:
-    """An attempt that lapsed may belong to a worker that stood still and calls late: it is counted, not timed."""
+    """The call of an attempt that lapsed, or was cancelled, may arrive late: it is counted, not timed.
+
+    A worker may have stood still, or the way to the provider.
+    """
     where = f"{told.ask.model} {told.run_id}"
     calls = [call["began"] for call, after in zip_longest(made, made[1:]) if not _sent_again(call, after)]
     if len(calls) > len(attempts):
         yield Wrong("billed", f"{where}: {len(calls)} calls in {len(attempts)} attempts")
-    if all(attempt["outcome"] != "lapsed" for attempt in attempts):
+    if all(attempt["outcome"] not in {"lapsed", "cancelled"} for attempt in attempts):
         beginnings = sorted(attempt["began"] for attempt in attempts)
         in_each = Counter(bisect_right(beginnings, began) for began in calls)
         for number, count in in_each.items():
