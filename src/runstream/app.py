@@ -17,7 +17,7 @@ from runstream.access.authenticate import Authenticate
 from runstream.access.check import KeyCheck
 from runstream.access.failures import Failures
 from runstream.access.keys import Keys
-from runstream.api import errors, events, keys, limits, operations, runs, usage, webhooks
+from runstream.api import audit, errors, events, feedback, keys, limits, operations, runs, usage, webhooks
 from runstream.api.connection import Gate, room_for
 from runstream.api.context import CheckedBody, RequestContext, Shortcut
 from runstream.api.cors import allow_origins
@@ -42,9 +42,11 @@ from runstream.runs.retry import Retry
 from runstream.runs.submit import Submit
 from runstream.runs.watch import Watch
 from runstream.settings import Settings
+from runstream.storage.audit import AuditStore
 from runstream.storage.budgets import BudgetStore
 from runstream.storage.condition import warn_of_wall
 from runstream.storage.database import OVERALL, asyncpg_url, connect, open_pool
+from runstream.storage.feedback import FeedbackStore
 from runstream.storage.keys import KeyStore
 from runstream.storage.lists import AllRuns, RunLists
 from runstream.storage.migrate import pending
@@ -89,6 +91,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(webhooks.router)
     app.include_router(operations.router)
     app.include_router(keys.router)
+    app.include_router(audit.router)
+    app.include_router(feedback.router)
     if settings.console:
         key = settings.console_key.get_secret_value() if settings.console_key else None
 
@@ -171,6 +175,8 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
         cancel=Cancel(store=store, token_log=token_log, book=book, redis=redis, watch=watch),
         watch=watch,
         endpoints=Endpoints(WebhookStore(engine), private=settings.webhook_private),
+        audit=AuditStore(engine, overall),
+        feedback=FeedbackStore(engine),
     )
     await scripts.aclose()
     await redis.aclose()

@@ -10,6 +10,7 @@ from runstream.domain.principal import Kind, Scope
 from runstream.settings import load
 from runstream.storage.command import opened
 from runstream.storage.keys import KeyRecord, KeyStore
+from runstream.terminal import at_terminal
 
 
 async def create(
@@ -22,7 +23,9 @@ async def create(
 ) -> str:
     """A new key; its tenant is made if it is new. See Keys.create."""
     async with _keys() as keys:
-        made = await keys.create(kind=kind, tenant=tenant, user=user, scopes=scopes, expires_at=_moment(expires))
+        made = await keys.create(
+            kind=kind, tenant=tenant, user=user, scopes=scopes, expires_at=_moment(expires), by=at_terminal()
+        )
     return made.key
 
 
@@ -36,14 +39,14 @@ async def rotate(key_id: str, *, overlap: str, expires: str | None) -> str:
     """The key that takes its place. See Keys.rotate."""
     for_long = timedelta(seconds=in_seconds(overlap, param="overlap"))
     async with _keys() as keys:
-        made = await keys.rotate(None, key_id, overlap=for_long, expires_at=_moment(expires))
+        made = await keys.rotate(None, key_id, overlap=for_long, expires_at=_moment(expires), by=at_terminal())
     return made.key
 
 
 async def revoke(key_id: str) -> None:
     """Raises NotFound where there is no such key in use."""
     async with _keys() as keys:
-        await keys.revoke(None, key_id)
+        await keys.revoke(None, key_id, by=at_terminal())
 
 
 @asynccontextmanager

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from runstream.connections import open_log, redis_client
 from runstream.counters.book import Book
+from runstream.domain.audit import Action, Actor
 from runstream.domain.durations import in_seconds
 from runstream.domain.errors import NotFound
 from runstream.domain.ids import first_id
@@ -27,10 +28,12 @@ from runstream.redis_script import Scripts
 from runstream.runs.cancel import stop
 from runstream.runs.retry import RETRYABLE, refusal, try_again
 from runstream.settings import load
+from runstream.storage.audit import AuditStore
 from runstream.storage.command import opened
 from runstream.storage.lists import AllRuns
 from runstream.storage.runs import RunStore
 from runstream.stream.log import TokenLog
+from runstream.terminal import at_terminal
 
 _PAGE = 100
 
@@ -39,6 +42,7 @@ async def listed(*, status: Status | None, tenant: str | None, since: str | None
     """A line for each run, newest first."""
     async with _desk() as desk:
         runs = await desk.all_runs.newest(tenant=tenant, status=status, since=_first(since), before=None, limit=limit)
+        await desk.audit.append(desk.by.entry(Action.RUN_LISTED, tenant=tenant, target=None))
     return [_line(run) for run in runs]
 
 
@@ -49,6 +53,7 @@ async def shown(run_id: str, *, content: bool) -> list[str]:
         if run is None:
             raise NotFound(f"There is no run {run_id!r}.")
         attempts = await desk.store.attempts(run.tenant, run.id)
+        await desk.audit.append(desk.by.entry(Action.RUN_READ, tenant=run.tenant, target=run.id, content=content))
     return [*_about(run), *map(_about_attempt, attempts), *(_content(run) if content else ())]
 
 
@@ -85,7 +90,8 @@ async def cancel(run_ids: Sequence[str]) -> AsyncIterator[tuple[bool, str]]:
             if found is None:
                 yield False, f"{run_id}: There is no such run."
                 continue
-            run = await stop(desk.store, desk.token_log, desk.book, desk.redis, Owner(found.tenant, None), found.id)
+            owner = Owner(found.tenant, None)
+            run = await stop(desk.store, desk.token_log, desk.book, desk.redis, owner, found.id, by=desk.by)
             if found.status.ended:
                 yield True, f"{run_id}: It has ended already ({run.status})."
             else:
@@ -94,8 +100,10 @@ async def cancel(run_ids: Sequence[str]) -> AsyncIterator[tuple[bool, str]]:
 
 @dataclass(slots=True)
 class _Desk:
-    """What a command works with."""
+    """What a command works with, and who gives it."""
 
+    by: Actor
+    audit: AuditStore
     store: RunStore
     all_runs: AllRuns
     jobs: JobQueue
@@ -105,7 +113,7 @@ class _Desk:
     redis_answers: bool = True
 
     async def retry(self, run: Run) -> tuple[bool, str]:
-        if await try_again(self.store, run) is None:
+        if await try_again(self.store, run, by=self.by) is None:
             return False, f"{run.id}: It has changed meanwhile."
         at_once = await self._enqueue(run)
         after = f"{run.id}: Queued again after attempt {run.attempt}{_because(run)}."
@@ -131,7 +139,8 @@ async def _desk() -> AsyncIterator[_Desk]:
     token_log = open_log(settings, waiting, scripts)
     try:
         async with opened(settings.sweep_login, settings.database_timeout) as engine:
-            yield _Desk(RunStore(engine), AllRuns(engine), jobs, redis, token_log, book)
+            audit = AuditStore(engine, engine)
+            yield _Desk(at_terminal(), audit, RunStore(engine), AllRuns(engine), jobs, redis, token_log, book)
     finally:
         await scripts.aclose()
         await waiting.aclose()

@@ -7,6 +7,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from runstream.domain.principal import Kind, Scope
 from runstream.embedded.port import free_port
 from stack import Command, Stack
 
@@ -38,6 +39,19 @@ def test_the_key_is_the_last_word_that_create_prints_and_opens_the_api(
 def test_each_key_is_another(command: Command, tenant: str) -> None:
     keys = {command("keys", "create", "--tenant", tenant, "--user", "ada").stdout.split()[-1] for _ in range(2)}
     assert len(keys) == 2
+
+
+def test_what_is_done_to_keys_is_in_the_audit_log(stack: Stack, command: Command, tenant: str) -> None:
+    command("keys", "create", "--tenant", tenant, "--kind", "server", "--scope", "admin")
+    admin = stack.create_key(tenant, None, Kind.SERVER, [Scope.ADMIN])
+    key_id = command("keys", "list", "--tenant", tenant).stdout.splitlines()[0].split()[0]
+    command("keys", "rotate", key_id)
+    command("keys", "revoke", key_id)
+    log = httpx.get(f"{stack.url}/v1/audit", headers={"Authorization": f"Bearer {admin}"}, timeout=DEADLINE)
+    entries = log.raise_for_status().json()["data"]
+    done = [(each["action"], each["target"]["id"]) for each in entries if each["target"]["id"] == key_id]
+    assert done == [("key.revoked", key_id), ("key.rotated", key_id), ("key.created", key_id)]
+    assert {each["principal"]["kind"] for each in entries} == {"command"}
 
 
 def test_list_shows_a_tenants_keys_without_the_keys(command: Command, tenant: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
+import json
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -272,3 +274,32 @@ async def test_a_database_that_is_down_is_one_sentence(runs, arguments):
     assert done.stderr.startswith("runstream: The database cannot be used (")
     assert done.stderr.count("\n") == 1
     assert "s3cret" not in done.stderr
+
+
+# audit
+
+
+async def test_what_commands_do_and_show_is_in_the_audit_log(runs, caller, stack):
+    run_id, waiting = await failed_run(caller), await caller.create("hang:0")
+    await runs("list", "--tenant", caller.tenant)
+    await runs("show", run_id)
+    await runs("show", run_id, "--content")
+    await runs("retry", run_id)
+    await runs("cancel", waiting)
+    connection = await asyncpg.connect(stack.database_url, timeout=DEADLINE)
+    try:
+        query = "select * from audit where tenant = $1 and target_type = 'run' order by id"
+        entries = await connection.fetch(query, caller.tenant)
+    finally:
+        await connection.close()
+    assert [(each["action"], each["target_id"]) for each in entries] == [
+        ("run.listed", None),
+        ("run.read", run_id),
+        ("run.read", run_id),
+        ("run.retried", run_id),
+        ("run.cancelled", waiting),
+    ]
+    assert [json.loads(each["details"]).get("content") for each in entries] == [None, False, True, None, None]
+    assert {each["principal_kind"] for each in entries} == {"command"}
+    assert {each["principal_id"] for each in entries} == {getpass.getuser()}
+    assert len({each["request_id"] for each in entries}) == len(entries)

@@ -11,7 +11,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.routing import Route
 
 from matrix.columns import Column, columns
-from matrix.rows import ROWS, expected
+from matrix.rows import ROWS, expected, may_see
 from matrix.things import Thing, Things
 from runstream.access.keys import Keys
 from runstream.app import create_app
@@ -107,13 +107,15 @@ async def faults(scene: Scene, name: str, column: Column, thing: Thing | None) -
     right = expected(row, column, named)
     if answer.status_code != right:
         return [f"{answer.status_code} instead of {right}: {answer.text}"]
-    found = [f"it shows {other}" for other in scene.things.all() if shows(answer, other) and not column.sees(other)]
+    found = [
+        f"it shows {other}" for other in scene.things.all() if shows(answer, other) and not may_see(row, column, other)
+    ]
     if right != row.ok:
         if named and await scene.things.state(named) != before:
             found.append("it was changed")
         if column.lacks and answer.json()["error"]["param"] != row.scope:
             found.append("the scope is not named")
-    elif row.shows and thing and column.sees(thing) and not shows(answer, thing):
+    elif row.shows and thing and may_see(row, column, thing) and not shows(answer, thing):
         found.append("it is not shown")
     elif row.made and await scene.things.owner_of_run(answer.json()["id"]) != (column.tenant, column.maker):
         found.append("it is another's")

@@ -43,7 +43,7 @@ async def test_each_end_is_told_once_signed_and_as_the_run_is_shown_but_for_its_
         assert told[run_id]["timestamp"] == shown["finished_at"]
         data = told[run_id]["data"]
         assert data == {name: shown[name] for name in data}
-        missing = {"output", "findings", "complexity", "priority", "max_attempts", "first_token_at"}
+        missing = {"output", "findings", "feedback", "complexity", "priority", "max_attempts", "first_token_at"}
         assert set(shown) - set(data) == {*missing, "cancel_requested_at"}
     assert len(set(receiver.ids)) == 3
 

@@ -16,7 +16,8 @@ class Row:
     """`scope` is None where a route is open to all, and `ok` what it answers to who may ask.
 
     `of` is the kind of thing that the address names, each time a new one; `shows` is the kind of which all are shown
-    that who asks may see; `made` has the thing that the answer names be of who asked.
+    that who asks may see; `made` has the thing that the answer names be of who asked. Who names no
+    tenant is shown all of it where it is `of_all`.
     """
 
     scope: Scope | None
@@ -24,6 +25,7 @@ class Row:
     of: str | None = None
     shows: str | None = None
     made: bool = False
+    of_all: bool = False
     body: dict[str, Any] | None = None
     query: str = ""
 
@@ -39,12 +41,16 @@ ROWS = {
     "GET /v1/runs/{run_id}/attempts": Row(Scope.RUNS_READ, 200, of="completed run"),
     "POST /v1/runs/{run_id}/cancel": Row(Scope.RUNS_WRITE, 200, of="queued run"),
     "POST /v1/runs/{run_id}/retry": Row(Scope.RUNS_WRITE, 202, of="failed run"),
+    "POST /v1/runs/{run_id}/feedback": Row(Scope.RUNS_WRITE, 200, of="completed run", body={"event": "accepted"}),
+    "GET /v1/runs/{run_id}/feedback": Row(Scope.RUNS_READ, 200, of="judged run"),
+    "GET /v1/feedback": Row(Scope.USAGE_READ, 200, shows="feedback", query="?group_by=prompt_version"),
     "GET /v1/usage": Row(Scope.USAGE_READ, 200, shows="spend", query="?group_by=model"),
     "GET /v1/limits": Row(Scope.USAGE_READ, 200),
     "POST /v1/keys": Row(Scope.ADMIN, 201, body={"kind": "user", "user": "eve"}),
     "GET /v1/keys": Row(Scope.ADMIN, 200, shows="key"),
     "POST /v1/keys/{key_id}/rotate": Row(Scope.ADMIN, 201, of="key", body={}),
     "DELETE /v1/keys/{key_id}": Row(Scope.ADMIN, 204, of="key"),
+    "GET /v1/audit": Row(Scope.ADMIN, 200, shows="entry", of_all=True, query="?limit=100"),
     "POST /v1/webhooks": Row(Scope.ADMIN, 201, body={"url": "https://example.com/"}),
     "GET /v1/webhooks": Row(Scope.ADMIN, 200, shows="webhook"),
     "GET /v1/webhooks/{webhook_id}": Row(Scope.ADMIN, 200, of="webhook"),
@@ -64,8 +70,12 @@ def expected(row: Row, column: Column, thing: Thing | None) -> int:
         return column.refused
     if row.scope not in column.scopes:
         return 403
-    if column.tenant is None or (row.made and column.maker is None):
+    if (column.tenant is None and not row.of_all) or (row.made and column.maker is None):
         return 400
     if thing is not None and not column.sees(thing):
         return 404
     return row.ok
+
+
+def may_see(row: Row, column: Column, thing: Thing) -> bool:
+    return column.sees(thing) or (row.of_all and column.tenant is None)

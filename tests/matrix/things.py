@@ -10,10 +10,14 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runstream.access.keys import Keys
+from runstream.domain.audit import Action, Actor, ActorKind
+from runstream.domain.feedback import FeedbackEvent, Given
 from runstream.domain.ids import new_id
-from runstream.domain.principal import Kind
+from runstream.domain.principal import Kind, Owner
 from runstream.domain.run import Ending, Request, Status
 from runstream.domain.webhook import WebhookEvent
+from runstream.storage.audit import AuditStore
+from runstream.storage.feedback import FeedbackStore
 from runstream.storage.runs import RunStore
 from runstream.storage.webhooks import WebhookStore
 from runstream.webhooks.endpoints import Endpoints
@@ -50,10 +54,13 @@ class Things:
             "queued run": self._queued,
             "completed run": lambda tenant, user: self._ended(tenant, user, Status.COMPLETED),
             "failed run": lambda tenant, user: self._ended(tenant, user, Status.FAILED),
+            "judged run": self._judged,
+            "feedback": self._feedback,
             "spend": self._spend,
             "key": self._key,
             "webhook": self._webhook,
             "delivery": self._delivery,
+            "entry": self._entry,
         }
 
     async def make(self, kind: str, tenant: str, user: str) -> Thing:
@@ -91,6 +98,19 @@ class Things:
         assert await self._store.end(tenant, run.id, ending, was=Status.RUNNING, attempt=1)
         return Thing(f"{status} run", run.id, tenant, user, run.id)
 
+    async def _judged(self, tenant: str, user: str) -> Thing:
+        run = await self._ended(tenant, user, Status.COMPLETED)
+        given = Given(FeedbackEvent.EDITED, text=f"better than {run.id}")
+        assert await FeedbackStore(self._engine).give(Owner(tenant, None), run.id, given)
+        return Thing("judged run", run.id, tenant, user, run.id)
+
+    async def _feedback(self, tenant: str, user: str) -> Thing:
+        run, mark = await self._judged(tenant, user), new_id("version")
+        async with self._engine.connect() as connection:
+            query = text("update feedback set prompt_version = :mark where run_id = :id")
+            await connection.execute(query, {"mark": mark, "id": run.id})
+        return Thing("feedback", run.id, tenant, user, mark)
+
     async def _spend(self, tenant: str, user: str) -> Thing:
         mark = new_id("model")
         async with self._engine.connect() as connection:
@@ -103,6 +123,12 @@ class Things:
                 {"id": new_id("run"), "tenant": tenant, "user": user, "mark": mark},
             )
         return Thing("spend", mark, tenant, user, mark)
+
+    async def _entry(self, tenant: str, user: str) -> Thing:
+        by = Actor(ActorKind.COMMAND, "root", new_id("req"))
+        entry = by.entry(Action.KEY_REVOKED, tenant=tenant, target=new_id("key"))
+        await AuditStore(self._engine, self._engine).append(entry)
+        return Thing("entry", entry.id, tenant, None, entry.id)
 
     async def _key(self, tenant: str, user: str) -> Thing:
         record, _ = await self._keys.create(kind=Kind.USER, tenant=tenant, user=user)

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from runstream.access.secrets import HINT, hash_key, new_key
+from runstream.domain.audit import Action, Actor
 from runstream.domain.errors import Conflict, InvalidField, MissingScope, NotFound
 from runstream.domain.ids import new_id
 from runstream.domain.principal import Kind, Scope, tenant_name, user_name
@@ -26,7 +27,8 @@ class Made(NamedTuple):
 class Keys:
     """To who is of a `tenant`, no other tenant's keys are there; None stands for all.
 
-    Nobody makes a key that may do more than they themselves: `granted` are the scopes that they have.
+    Nobody makes a key that may do more than they themselves: `granted` are the scopes that they have. What is changed
+    is in the audit log, where it is said who does it, `by`.
     """
 
     def __init__(self, store: KeyStore) -> None:
@@ -41,6 +43,7 @@ class Keys:
         scopes: Collection[Scope] | None = None,
         expires_at: datetime | None = None,
         granted: Collection[Scope] = ALL,
+        by: Actor | None = None,
     ) -> Made:
         """A new key; its tenant is made if it is new. It has all scopes that such a key has, if none are named.
 
@@ -55,7 +58,16 @@ class Keys:
         _check_granted(wanted, granted)
         _check_future(expires_at)
         new, key = _new()
-        record = await self._store.add(new, kind=kind, tenant=tenant, user=user, scopes=wanted, expires_at=expires_at)
+        record = await self._store.add(
+            new,
+            kind=kind,
+            tenant=tenant,
+            user=user,
+            scopes=wanted,
+            expires_at=expires_at,
+            entry=by
+            and by.entry(Action.KEY_CREATED, tenant=tenant, target=new.id, kind=kind, user=user, scopes=sorted(wanted)),
+        )
         return Made(record, key)
 
     async def rotate(
@@ -66,6 +78,7 @@ class Keys:
         overlap: timedelta,
         expires_at: datetime | None = None,
         granted: Collection[Scope] = ALL,
+        by: Actor | None = None,
     ) -> Made:
         """A key in the place of another, which goes on for the length of `overlap`, 30 days at most.
 
@@ -79,14 +92,19 @@ class Keys:
             raise NotFound("There is no such key.")
         _check_granted(old.scopes, granted)
         new, key = _new()
-        record = await self._store.rotate(tenant, key_id, new, overlap=overlap, expires_at=expires_at)
+        entry = by and by.entry(
+            Action.KEY_ROTATED, tenant=old.tenant, target=key_id, to=new.id, overlap=overlap.total_seconds()
+        )
+        record = await self._store.rotate(tenant, key_id, new, overlap=overlap, expires_at=expires_at, entry=entry)
         if record is None:
             raise Conflict("The key is revoked, has expired, or was rotated already: rotate the one that replaced it.")
         return Made(record, key)
 
-    async def revoke(self, tenant: str | None, key_id: str) -> None:
+    async def revoke(self, tenant: str | None, key_id: str, *, by: Actor | None = None) -> None:
         """Raises NotFound where there is no such key in use, and Unavailable."""
-        if not await self._store.revoke(tenant, key_id):
+        old = await self._store.get(tenant, key_id)
+        entry = by.entry(Action.KEY_REVOKED, tenant=old.tenant, target=key_id) if by and old else None
+        if old is None or not await self._store.revoke(tenant, key_id, entry=entry):
             raise NotFound("There is no such key, or it is revoked already.")
 
     async def page(self, tenant: str, *, before: str | None, limit: int) -> Sequence[KeyRecord]:

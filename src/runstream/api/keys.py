@@ -3,10 +3,11 @@
 from datetime import timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
 from runstream.api.asking import Administering
+from runstream.api.auditing import acting
 from runstream.api.documents import EVERYWHERE, refusals
 from runstream.api.schemas.fields import Absent, KeyCursor
 from runstream.api.schemas.keys import KeyObject, KeyPage, KeyRequest, NewKeyObject, RotationRequest
@@ -20,7 +21,7 @@ _PRIVATE = {"Cache-Control": "no-store"}
 
 
 @router.post("", status_code=201, response_model=NewKeyObject, responses=refusals(413, 415))
-async def create_key(body: KeyRequest, asking: Administering, services: Given) -> Response:
+async def create_key(body: KeyRequest, asking: Administering, services: Given, request: Request) -> Response:
     """Make a key of your tenant, which is shown this once. It can do no more than the one that asks."""
     made = await services.keys.create(
         kind=body.kind,
@@ -29,6 +30,7 @@ async def create_key(body: KeyRequest, asking: Administering, services: Given) -
         scopes=body.scopes,
         expires_at=body.expires_at,
         granted=asking.scopes,
+        by=acting(asking, request),
     )
     return _json(NewKeyObject.made(made), 201)
 
@@ -49,7 +51,9 @@ async def list_keys(
 
 
 @router.post("/{key_id}/rotate", status_code=201, response_model=NewKeyObject, responses=refusals(404, 409, 413, 415))
-async def rotate_key(key_id: str, body: RotationRequest, asking: Administering, services: Given) -> Response:
+async def rotate_key(
+    key_id: str, body: RotationRequest, asking: Administering, services: Given, request: Request
+) -> Response:
     """Make another key in the place of this one, which expires after the overlap."""
     made = await services.keys.rotate(
         asking.owner.tenant,
@@ -57,14 +61,15 @@ async def rotate_key(key_id: str, body: RotationRequest, asking: Administering, 
         overlap=timedelta(seconds=body.overlap),
         expires_at=body.expires_at,
         granted=asking.scopes,
+        by=acting(asking, request),
     )
     return _json(NewKeyObject.made(made), 201)
 
 
 @router.delete("/{key_id}", status_code=204, responses=refusals(404, 413, 415))
-async def revoke_key(key_id: str, asking: Administering, services: Given) -> Response:
+async def revoke_key(key_id: str, asking: Administering, services: Given, request: Request) -> Response:
     """Make a key invalid, within a second in every process."""
-    await services.keys.revoke(asking.owner.tenant, _known(key_id))
+    await services.keys.revoke(asking.owner.tenant, _known(key_id), by=acting(asking, request))
     return Response(status_code=204)
 
 

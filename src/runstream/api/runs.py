@@ -4,20 +4,22 @@ import re
 from collections.abc import Mapping
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel
 
 from runstream.api.asking import Cancelling, Listing, Reading, Writing
+from runstream.api.auditing import acting_on_another_s, note_operator
 from runstream.api.documents import ALL_SEEN, CHAT_BODY, EVENT_STREAM, EVERYWHERE, NOT_RETRYABLE, STREAMED, refusals
 from runstream.api.events import MEDIA_TYPE, EventStream, replay
 from runstream.api.rates import rate_headers
 from runstream.api.schemas.fields import Absent, EventId, IdempotencyKey, Moment, Name, PageCursor
 from runstream.api.schemas.runs import AttemptList, AttemptObject, RunObject, RunPage, RunRequest
 from runstream.api.services import Given, Services
+from runstream.domain.audit import Action
 from runstream.domain.cursor import START, Cursor
 from runstream.domain.errors import InvalidCursor, InvalidRequest, NotFound
 from runstream.domain.ids import is_id
-from runstream.domain.principal import Owner
+from runstream.domain.principal import Principal
 from runstream.domain.run import Priority, Status
 from runstream.runs.submit import Asked
 from runstream.runs.watch import MAX_WAIT
@@ -42,6 +44,7 @@ async def create_run(
     body: RunRequest,
     asking: Writing,
     services: Given,
+    request: Request,
     idempotency_key: Annotated[
         IdempotencyKey | Absent,
         Header(alias="Idempotency-Key", description="One key, one run: 1 to 255 visible ASCII characters."),
@@ -65,16 +68,18 @@ async def create_run(
     wait = _preferred_wait(prefer)
     after = _cursor(last_event_id)
     tenant, user = asking.maker
+    await note_operator(services, asking, request, Action.RUN_SUBMITTED, None, user=user)
     run, new, left = await services.submit(
         tenant=tenant, user=user, asked=_asked(body), idempotency_key=idempotency_key
     )
     headers = {"Location": f"/v1/runs/{run.id}", **rate_headers(left)}
     if not new:
         headers["Idempotency-Replayed"] = "true"
+        await note_operator(services, asking, request, Action.RUN_READ, run.id)
     if _wants_events(accept):
         if new:  # which has no events before: a cursor is of another run, and a refusal would lose this one
             return EventStream(services.watch.reader(asking.owner, run.id, START), headers)
-        return await _stream(services, asking.owner, run.id, after, headers)
+        return await _stream(services, asking, run.id, after, headers)
     if wait:
         run = await services.watch.until_ended(asking.owner, run.id, wait)
         headers["Preference-Applied"] = f"wait={wait}"
@@ -86,6 +91,7 @@ async def create_run(
 async def list_runs(
     asking: Listing,
     services: Given,
+    request: Request,
     status: Status | None = None,
     feature: Annotated[Name | None, Query()] = None,
     user: Annotated[Name | None, Query()] = None,
@@ -101,14 +107,17 @@ async def list_runs(
         raise InvalidRequest("A page's cursor is the 'next' of the page before it.", param="cursor")
     filters = Filters(status, feature, user, subject_type, subject_id, created_after, created_before)
     runs = await services.lists.page(asking.owner, filters, before=cursor, limit=limit + 1)
-    shown = [RunObject.of(run) for run in runs[:limit]]
-    return _json(RunPage(data=shown, next=shown[-1].id if len(runs) > limit else None))
+    page = [RunObject.of(run) for run in runs[:limit]]
+    await note_operator(services, asking, request, Action.RUN_LISTED, None, user=user)
+    return _json(RunPage(data=page, next=page[-1].id if len(runs) > limit else None))
 
 
 @router.get("/{run_id}", response_model=RunObject, responses=refusals(404))
-async def get_run(run_id: str, asking: Reading, services: Given, wait: Wait = 0) -> Response:
+async def get_run(run_id: str, asking: Reading, services: Given, request: Request, wait: Wait = 0) -> Response:
     """One run; with `wait`, as soon as it has ended, or as it is when the time is up."""
-    return _json(RunObject.of(await services.watch.until_ended(asking.owner, _known(run_id), wait)))
+    run = await services.watch.until_ended(asking.owner, known_run(run_id), wait)
+    await note_operator(services, asking, request, Action.RUN_READ, run.id)
+    return _json(RunObject.of(run))
 
 
 @router.get(
@@ -124,6 +133,7 @@ async def follow_run(
     run_id: str,
     asking: Reading,
     services: Given,
+    request: Request,
     after: Annotated[EventId | Absent, Query(description="As Last-Event-ID, which goes before it.")] = None,
     last_event_id: Annotated[
         EventId | Absent, Header(alias="Last-Event-ID", description="The id of the last event seen.")
@@ -133,13 +143,17 @@ async def follow_run(
 
     A response that ends without a terminal event is to be asked for again with the last id seen.
     """
-    return await _stream(services, asking.owner, _known(run_id), _cursor(last_event_id or after), {})
+    response = await _stream(services, asking, known_run(run_id), _cursor(last_event_id or after), {})
+    await note_operator(services, asking, request, Action.RUN_EVENTS_READ, run_id)
+    return response
 
 
 @router.post("/{run_id}/cancel", response_model=RunObject, responses=refusals(400, 404, 413, 415))
-async def cancel_run(run_id: str, asking: Cancelling, services: Given) -> Response:
+async def cancel_run(run_id: str, asking: Cancelling, services: Given, request: Request) -> Response:
     """Stop the run, and answer it: ended, in all but the rarest cases. Calling it again is harmless."""
-    return _json(RunObject.of(await services.cancel(asking.owner, _known(run_id))))
+    run = await services.cancel(asking.owner, known_run(run_id), by=acting_on_another_s(asking, request))
+    await note_operator(services, asking, request, Action.RUN_READ, run.id)
+    return _json(RunObject.of(run))
 
 
 @router.post(
@@ -148,23 +162,27 @@ async def cancel_run(run_id: str, asking: Cancelling, services: Given) -> Respon
     response_model=RunObject,
     responses={409: NOT_RETRYABLE, **refusals(400, 404, 413, 415, 429)},
 )
-async def retry_run(run_id: str, asking: Writing, services: Given) -> Response:
+async def retry_run(run_id: str, asking: Writing, services: Given, request: Request) -> Response:
     """Have a failed or cancelled run tried again, as a new attempt. What it said so far is void."""
-    run = await services.retry(asking.owner, _known(run_id))
+    run = await services.retry(asking.owner, known_run(run_id), by=acting_on_another_s(asking, request))
     return _json(RunObject.of(run), 202, {"Location": f"/v1/runs/{run.id}"})
 
 
 @router.get("/{run_id}/attempts", response_model=AttemptList, responses=refusals(404))
-async def list_attempts(run_id: str, asking: Reading, services: Given) -> Response:
+async def list_attempts(run_id: str, asking: Reading, services: Given, request: Request) -> Response:
     """The run's attempts, the first one first: what each came to, and why."""
-    run = await services.store.get(asking.owner, _known(run_id))
+    run = await services.store.get(asking.owner, known_run(run_id))
     if run is None:
         raise NotFound("There is no such run.")
     attempts = await services.store.attempts(run.tenant, run.id)
+    await note_operator(services, asking, request, Action.RUN_ATTEMPTS_READ, run.id)
     return _json(AttemptList(data=[AttemptObject.of(attempt) for attempt in attempts]))
 
 
-async def _stream(services: Services, owner: Owner, run_id: str, after: Cursor, headers: dict[str, str]) -> Response:
+async def _stream(
+    services: Services, asking: Principal, run_id: str, after: Cursor, headers: dict[str, str]
+) -> Response:
+    owner = asking.owner
     standing = await services.store.standing(owner, run_id)
     if standing is None:
         raise NotFound("There is no such run.")
@@ -181,7 +199,7 @@ async def _stream(services: Services, owner: Owner, run_id: str, after: Cursor, 
     return EventStream(services.watch.reader(owner, run_id, after), headers)
 
 
-def _known(run_id: str) -> str:
+def known_run(run_id: str) -> str:
     if not is_id("run", run_id):
         raise NotFound("There is no such run.")
     return run_id

@@ -16,6 +16,8 @@ from runstream.runs.cancel import Cancel
 from runstream.runs.retry import Retry
 from runstream.runs.submit import Submit
 from runstream.runs.watch import Watch
+from runstream.storage.audit import AuditStore
+from runstream.storage.feedback import FeedbackStore
 from runstream.storage.lists import AllRuns, RunLists
 from runstream.storage.runs import RunStore
 from runstream.storage.spend import SpendStore
@@ -43,6 +45,8 @@ class Services:
     retry: Retry
     watch: Watch
     endpoints: Endpoints
+    audit: AuditStore
+    feedback: FeedbackStore
 
 
 async def _services(request: Request) -> Services:

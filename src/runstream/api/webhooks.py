@@ -2,11 +2,12 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 from pydantic.json_schema import SkipJsonSchema
 
 from runstream.api.asking import Administering
+from runstream.api.auditing import acting
 from runstream.api.documents import EVERYWHERE, refusals
 from runstream.api.schemas.fields import DeliveryCursor
 from runstream.api.schemas.webhooks import (
@@ -26,7 +27,7 @@ router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], responses=refusals(
 
 
 @router.post("", status_code=201, response_model=NewSecret, responses=refusals(409, 413, 415))
-async def create_webhook(body: WebhookRequest, asking: Administering, services: Given) -> Response:
+async def create_webhook(body: WebhookRequest, asking: Administering, services: Given, request: Request) -> Response:
     """Have an address told of what becomes of the tenant's runs. The secret is shown this once."""
     webhook = await services.endpoints.add(
         asking.owner.tenant,
@@ -34,6 +35,7 @@ async def create_webhook(body: WebhookRequest, asking: Administering, services: 
         events=body.events,
         description=body.description,
         include_output=body.include_output,
+        by=acting(asking, request),
     )
     return _json(NewSecret.of(webhook), 201, {"Location": f"/v1/webhooks/{webhook.id}"})
 
@@ -52,35 +54,42 @@ async def get_webhook(webhook_id: str, asking: Administering, services: Given) -
 
 
 @router.patch("/{webhook_id}", response_model=WebhookObject, responses=refusals(404, 413, 415))
-async def change_webhook(webhook_id: str, body: WebhookChange, asking: Administering, services: Given) -> Response:
+async def change_webhook(
+    webhook_id: str, body: WebhookChange, asking: Administering, services: Given, request: Request
+) -> Response:
     """Change it. What waits for one that is switched off ends; switched on, it is told of what happens from then on."""
     changes = body.model_dump(exclude_none=True)
     enabled = changes.pop("enabled", None)
-    return _json(WebhookObject.of(await services.endpoints.change(asking.owner.tenant, webhook_id, changes, enabled)))
+    webhook = await services.endpoints.change(
+        asking.owner.tenant, webhook_id, changes, enabled, by=acting(asking, request)
+    )
+    return _json(WebhookObject.of(webhook))
 
 
 @router.delete("/{webhook_id}", status_code=204, responses=refusals(404, 413, 415))
-async def delete_webhook(webhook_id: str, asking: Administering, services: Given) -> Response:
+async def delete_webhook(webhook_id: str, asking: Administering, services: Given, request: Request) -> Response:
     """Delete it, and what is known of its deliveries."""
-    await services.endpoints.remove(asking.owner.tenant, webhook_id)
+    await services.endpoints.remove(asking.owner.tenant, webhook_id, by=acting(asking, request))
     return Response(status_code=204)
 
 
 @router.post("/{webhook_id}/rotate", response_model=NewSecret, responses=refusals(404, 409, 413, 415))
 async def rotate_secret(
-    webhook_id: str, asking: Administering, services: Given, body: Rotation | None = None
+    webhook_id: str, asking: Administering, services: Given, request: Request, body: Rotation | None = None
 ) -> Response:
     """A new secret, which is shown this once. For `overlap` seconds each delivery is signed with the old one too."""
     overlap = (body or Rotation()).overlap
-    return _json(NewSecret.of(await services.endpoints.rotate(asking.owner.tenant, webhook_id, overlap)))
+    webhook = await services.endpoints.rotate(asking.owner.tenant, webhook_id, overlap, by=acting(asking, request))
+    return _json(NewSecret.of(webhook))
 
 
 @router.post(
     "/{webhook_id}/test", status_code=202, response_model=DeliveryObject, responses=refusals(404, 409, 413, 415)
 )
-async def test_webhook(webhook_id: str, asking: Administering, services: Given) -> Response:
+async def test_webhook(webhook_id: str, asking: Administering, services: Given, request: Request) -> Response:
     """Have it sent a `webhook.test`, as any other event is."""
-    return _json(DeliveryObject.of(await services.endpoints.test(asking.owner.tenant, webhook_id)), 202)
+    delivery = await services.endpoints.test(asking.owner.tenant, webhook_id, by=acting(asking, request))
+    return _json(DeliveryObject.of(delivery), 202)
 
 
 @router.get("/{webhook_id}/deliveries", response_model=DeliveryPage, responses=refusals(404))
@@ -106,11 +115,14 @@ async def list_deliveries(
     response_model=DeliveryObject,
     responses=refusals(404, 409, 413, 415),
 )
-async def redeliver(webhook_id: str, delivery_id: str, asking: Administering, services: Given) -> Response:
+async def redeliver(
+    webhook_id: str, delivery_id: str, asking: Administering, services: Given, request: Request
+) -> Response:
     """Have it delivered again, whatever became of it, at once and as often as a new one. Its id stays the same."""
-    return _json(
-        DeliveryObject.of(await services.endpoints.redeliver(asking.owner.tenant, webhook_id, delivery_id)), 202
+    delivery = await services.endpoints.redeliver(
+        asking.owner.tenant, webhook_id, delivery_id, by=acting(asking, request)
     )
+    return _json(DeliveryObject.of(delivery), 202)
 
 
 def _json(answer: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -7,6 +7,7 @@ from decimal import Decimal
 from enum import IntEnum, StrEnum
 from typing import Any
 
+from runstream.domain.feedback import FeedbackEvent
 from runstream.domain.findings import Finding
 from runstream.domain.usage import ProviderCall, Usage, total
 
@@ -190,6 +191,7 @@ class Run:
 
     `output` is the model's text; `tool_calls` have the form of chat completions.
     `findings` are those of guards, and `flagged` whether any says something of the content.
+    `feedback` is the last verdict on its answer, or that it was shown.
     `retried_attempt` is the last one whose end was taken back: nothing that it said counts any more.
     """
 
@@ -220,6 +222,7 @@ class Run:
     cached: bool = False
     flagged: bool = False
     findings: Sequence[Mapping[str, Any]] | None = None
+    feedback: FeedbackEvent | None = None
     retried_attempt: int | None = None
     metadata: Mapping[str, Any]
     created_at: datetime

@@ -14,6 +14,7 @@ from runstream.counters.away import Away
 from runstream.counters.book import Book
 from runstream.crash_points import Point, reached
 from runstream.domain import events
+from runstream.domain.audit import Entry
 from runstream.domain.cursor import Cursor
 from runstream.domain.errors import Unavailable
 from runstream.domain.limits import Settlement
@@ -129,6 +130,7 @@ async def end_unwritten(
     error: Mapping[str, Any] | None = None,
     call_unseen: CallUnseen | None = None,
     kept: KeptAnswer | None = None,
+    entry: Entry | None = None,
 ) -> bool:
     """End a run that no worker writes; False where its status or attempt is not `run`'s any more.
 
@@ -136,7 +138,7 @@ async def end_unwritten(
     sees the end as something new, wherever it was. Where there was an attempt, readers are told to forget it, for
     `reason`, and given again as much of what it said as is left in the log, unless its end was taken back: what they
     hold is then what the row holds. `call_unseen` says what the ledger keeps of an attempt that goes on, and `kept` is
-    what that one's answer could have been read on by.
+    what that one's answer could have been read on by. An `entry` is made in the audit log with the end.
     """
     transcript = Transcript(run.attempt + 1)
     if run.attempt:
@@ -156,7 +158,7 @@ async def end_unwritten(
         error=error,
         generation=unseen(run, characters, call_unseen, kept),
     )
-    done = await store.end(run.tenant, run.id, ending, was=run.status, attempt=run.attempt)
+    done = await store.end(run.tenant, run.id, ending, was=run.status, attempt=run.attempt, entry=entry)
     if done is None:
         return False
     reached(Point.UNWRITTEN_ENDED)

@@ -6,6 +6,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from runstream.crash_points import Point, reached
+from runstream.domain.audit import Action, Actor, Entry
 from runstream.domain.errors import Conflict, NotFound, QueueFull, TooManyQueued
 from runstream.domain.limits import Party
 from runstream.domain.principal import Owner
@@ -29,10 +30,11 @@ class Retry:
         self._backlog = backlog
         self._admission = admission
 
-    async def __call__(self, owner: Owner, run_id: str) -> Run:
+    async def __call__(self, owner: Owner, run_id: str, *, by: Actor | None = None) -> Run:
         """Queue a failed or cancelled run for another attempt, and answer it. It is limited as a new one is.
 
-        Of several calls at the same time exactly one does so. Raises NotFound, Conflict, LimitReached, TooManyQueued,
+        Of several calls at the same time exactly one does so. Whom it is done `by` is in the audit log, if that is
+        said. Raises NotFound, Conflict, LimitReached, TooManyQueued,
         Unavailable.
         """
         while True:
@@ -41,14 +43,14 @@ class Retry:
                 raise NotFound("There is no such run.")
             if run.status not in RETRYABLE:
                 raise Conflict(refusal(run))
-            if queued := await self._try_again(run):
+            if queued := await self._try_again(run, by and _entry(by, run)):
                 reached(Point.AGAIN_COMMITTED)
                 TRIED_AGAIN.inc()
                 log.info("run_tried_again", run_id=run.id, was=run.status, attempt=run.attempt)
                 await self._enqueue(queued)
                 return queued
 
-    async def _try_again(self, run: Run) -> Run | None:
+    async def _try_again(self, run: Run, entry: Entry | None) -> Run | None:
         """None where it has changed meanwhile, or what was reserved for it is not good any more."""
         party = Party(run.tenant, run.user, run.feature)
         hold = await self._admission.reserve(
@@ -57,7 +59,7 @@ class Retry:
         try:
             async with self._backlog.room(run.tenant):
                 queued = await self._store.retry(
-                    run.tenant, run.id, was=run.status, attempt=run.attempt, reason=_REASON, hold=hold
+                    run.tenant, run.id, was=run.status, attempt=run.attempt, reason=_REASON, hold=hold, entry=entry
                 )
         except (TooManyQueued, QueueFull):
             await self._admission.stale(hold)  # not released: it may be another call's as well
@@ -78,9 +80,15 @@ def refusal(run: Run) -> str:
     return f"The run is {run.status}: only a failed or cancelled one can be tried again."
 
 
-async def try_again(store: RunStore, run: Run) -> Run | None:
+async def try_again(store: RunStore, run: Run, *, by: Actor) -> Run | None:
     """Queue a run that is known to have ended like this, whatever its limits say; None where it has not any more.
 
     Its job is still to be enqueued; the sweep does what is left undone.
     """
-    return await store.retry_unasked(run.tenant, run.id, was=run.status, attempt=run.attempt, reason=_REASON)
+    return await store.retry_unasked(
+        run.tenant, run.id, was=run.status, attempt=run.attempt, reason=_REASON, entry=_entry(by, run)
+    )
+
+
+def _entry(by: Actor, run: Run) -> Entry:
+    return by.entry(Action.RUN_RETRIED, tenant=run.tenant, target=run.id, user=run.user, was=run.status)

@@ -26,7 +26,9 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from runstream.domain.audit import Entry
 from runstream.domain.principal import Kind, Principal, Scope
+from runstream.storage.audit import ask_noting
 from runstream.storage.database import ask
 from runstream.storage.tables import api_keys, tenants
 from runstream.storage.tenancy import bound
@@ -102,11 +104,13 @@ _USED = (
 class KeyStore:
     """To a method that is given a `tenant`, no other tenant's keys are there; None stands for all.
 
-    Methods that name no tenant, or are given None, need the sweep's rights. Every method raises Unavailable.
+    What is changed is changed together with its `entry` in the audit log. Methods that name no tenant, or are given
+    None, need the sweep's rights. Every method raises Unavailable.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._ask = partial(ask, engine)
+        self._change = partial(ask_noting, engine)
 
     async def add(
         self,
@@ -117,6 +121,7 @@ class KeyStore:
         user: str | None,
         scopes: Collection[Scope],
         expires_at: datetime | None = None,
+        entry: Entry | None = None,
     ) -> KeyRecord:
         """Store a key, and its tenant where it is new."""
         if tenant is not None:
@@ -124,7 +129,7 @@ class KeyStore:
             await self._ask(bound(new_tenant), whose=[tenant])
         values = {"kind": kind, "tenant": tenant, "user_id": user, "scopes": sorted(scopes), "expires_at": expires_at}
         row = insert(api_keys).values(**_named(new), **values).returning(*_SHOWN)
-        rows = await self._ask(bound(row), whose=_whose(tenant))
+        rows = await self._change(bound(row), entry, whose=_whose(tenant))
         return _record(rows[0])
 
     async def find(self, hashes: Collection[bytes]) -> list[Found]:
@@ -159,7 +164,14 @@ class KeyStore:
         return [_record(row) for row in await self._ask(bound(query), whose=[tenant])]
 
     async def rotate(
-        self, tenant: str | None, key_id: str, new: NewKey, *, overlap: timedelta, expires_at: datetime | None
+        self,
+        tenant: str | None,
+        key_id: str,
+        new: NewKey,
+        *,
+        overlap: timedelta,
+        expires_at: datetime | None,
+        entry: Entry | None = None,
     ) -> KeyRecord | None:
         """Store another key in its place, which expires after `overlap`; None where it is not good or was rotated.
 
@@ -185,12 +197,12 @@ class KeyStore:
             "expires_at": func.coalesce(literal(expires_at, api_keys.c.expires_at.type), lifetime),
         }
         made = insert(api_keys).from_select([*values], select(*values.values())).add_cte(replaced).returning(*_SHOWN)
-        rows = await self._ask(bound(made), whose=_whose(tenant))
+        rows = await self._change(bound(made), entry, whose=_whose(tenant))
         return _record(rows[0]) if rows else None
 
-    async def revoke(self, tenant: str | None, key_id: str) -> bool:
+    async def revoke(self, tenant: str | None, key_id: str, *, entry: Entry | None = None) -> bool:
         """Whether there was such a key and it was not revoked before."""
-        return bool(await self._ask(_REVOKE, whose=_whose(tenant), of=tenant, key_id=key_id))
+        return bool(await self._change(_REVOKE, entry, whose=_whose(tenant), of=tenant, key_id=key_id))
 
     async def has_tenant(self, tenant: str) -> bool:
         return bool(await self._ask(bound(select(tenants.c.id).where(tenants.c.id == tenant)), whose=[tenant]))

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
+from runstream.domain.feedback import FeedbackEvent
 from runstream.domain.findings import Finding, flagged, told
 from runstream.domain.run import (
     AttemptRecord,
@@ -53,6 +54,7 @@ def run_of(row: Row[Any]) -> Run:
         cached=values["cached"],
         flagged=values["flagged"],
         findings=values["findings"],
+        feedback=None if values["feedback"] is None else FeedbackEvent(values["feedback"]),
         retried_attempt=values["retried_attempt"],
         metadata=values["metadata"],
         created_at=values["created_at"],

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Executable, Row
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from runstream.domain.audit import Entry
 from runstream.domain.errors import Unavailable
 from runstream.domain.findings import Finding
 from runstream.domain.ids import new_id
@@ -28,6 +29,7 @@ from runstream.domain.run import (
     Status,
 )
 from runstream.domain.transcript import Transcript
+from runstream.storage.audit import ask_noting, noting
 from runstream.storage.budgets import held_still
 from runstream.storage.database import ask, connection_lost
 from runstream.storage.rows import (
@@ -64,6 +66,7 @@ class RunStore:
         self._engine = engine
         self._warn_call_cost = warn_call_cost
         self._ask = partial(ask, engine)
+        self._change = partial(ask_noting, engine)
         self._inserts = Together(self._insert)
         self._held_inserts = Together(self._insert_held)
         self._claims = Together(self._claim)
@@ -208,11 +211,20 @@ class RunStore:
             **findings_values(findings),
         )
 
-    async def end(self, tenant: str, run_id: str, ending: Ending, *, was: Status, attempt: int) -> Settlement | None:
+    async def end(
+        self,
+        tenant: str,
+        run_id: str,
+        ending: Ending,
+        *,
+        was: Status,
+        attempt: int,
+        entry: Entry | None = None,
+    ) -> Settlement | None:
         """Write the end, if the run is still `was` at `attempt`. None means: somebody else changed it first.
 
         Those of the tenant's webhooks that ask for it will be told. The attempt ends as the run does, or as lapsed
-        where the end is not its own. Answers what that came to.
+        where the end is not its own. Answers what that came to. An `entry` is made in the audit log with it.
         """
         own = ending.attempt == attempt
         return await self._ending(
@@ -221,6 +233,7 @@ class RunStore:
             since=attempt - 1 if was is Status.RUNNING else attempt,
             through=attempt if was is Status.RUNNING else ending.attempt,  # with what an attempt before left owed
             ended=True,
+            entry=entry,
             changed_run=run_id,
             was=was,
             expected_attempt=attempt,
@@ -242,32 +255,44 @@ class RunStore:
         )
 
     async def retry(
-        self, tenant: str, run_id: str, *, was: Status, attempt: int, reason: str, hold: Hold | None = None
+        self,
+        tenant: str,
+        run_id: str,
+        *,
+        was: Status,
+        attempt: int,
+        reason: str,
+        hold: Hold | None = None,
+        entry: Entry | None = None,
     ) -> Run | None:
         """failed | cancelled -> queued, to be taken up at once; None where it is not `was` at `attempt` any more.
 
         What it said and what it came to is gone from the run, but for what it cost; its attempts keep what they came
-        to. With a `hold` that is not good any more it answers None. Raises what the `check` of a hold raises.
+        to. With a `hold` that is not good any more it answers None. Raises what the `check` of a hold raises. An
+        `entry` is made in the audit log with it.
         """
         change = {"whose": [tenant], "run_id": run_id, "was": was, "expected_attempt": attempt, "reason": reason}
         if hold is None:
-            rows = await self._ask(making.RETRY, **change)
+            rows = await self._change(making.RETRY, entry, **change)
             return run_of(rows[0]) if rows else None
         reserved = {f"{name}_now": value for name, value in hold.columns().items()}
         change |= {**reserved, "of": tenant, "epoch": hold.epoch}
         if hold.check is None:
-            rows = await self._ask(making.RETRY_HELD, **change)
+            rows = await self._change(making.RETRY_HELD, entry, **change)
         else:
             async with held_still(self._engine, tenant, bounded=hold.take.tokens is not None) as still:
                 connection, epoch, account = still
                 hold.check(account)
-                rows = (await connection.execute(making.RETRY_HELD, {**change, "epoch": epoch})).all()
+                retry, entered = noting(making.RETRY_HELD, entry)
+                rows = (await connection.execute(retry, {**change, **entered, "epoch": epoch})).all()
         return run_of(rows[0]) if rows else None
 
-    async def retry_unasked(self, tenant: str, run_id: str, *, was: Status, attempt: int, reason: str) -> Run | None:
+    async def retry_unasked(
+        self, tenant: str, run_id: str, *, was: Status, attempt: int, reason: str, entry: Entry | None = None
+    ) -> Run | None:
         """As `retry`, whatever its limits say: what is reserved for it stays, and is counted anew."""
         change = {"run_id": run_id, "was": was, "expected_attempt": attempt, "reason": reason}
-        rows = await self._ask(making.RETRY_UNASKED, whose=[tenant], **change)
+        rows = await self._change(making.RETRY_UNASKED, entry, whose=[tenant], **change)
         return run_of(rows[0]) if rows else None
 
     async def attempts(self, tenant: str, run_id: str) -> list[AttemptRecord]:
@@ -280,9 +305,9 @@ class RunStore:
         rows = await self._ask(reading.STATUS, whose=[tenant], run_id=run_id)
         return bool(rows) and (rows[0].status, rows[0].attempt) == (ending.status, ending.attempt)
 
-    async def request_cancel(self, tenant: str, run_id: str) -> str | None:
+    async def request_cancel(self, tenant: str, run_id: str, *, entry: Entry | None = None) -> str | None:
         """Mark a running run as one to be stopped; answers the worker that runs it."""
-        rows = await self._ask(attempting.REQUEST_CANCEL, whose=[tenant], of=tenant, run_id=run_id)
+        rows = await self._change(attempting.REQUEST_CANCEL, entry, whose=[tenant], of=tenant, run_id=run_id)
         return rows[0].worker if rows else None
 
     async def note_answer(self, tenant: str, run_id: str, attempt: int, worker: str, answer: KeptAnswer) -> bool:
@@ -309,9 +334,16 @@ class RunStore:
             return await self._ask(statement, **values)
 
     async def _ending(
-        self, statement: Executable, *, since: int, through: int, ended: bool, **values: Any
+        self,
+        statement: Executable,
+        *,
+        since: int,
+        through: int,
+        ended: bool,
+        entry: Entry | None = None,
+        **values: Any,
     ) -> Settlement | None:
-        rows = await self._ask(statement, **values, warn_call_cost=self._warn_call_cost)
+        rows = await self._change(statement, entry, **values, warn_call_cost=self._warn_call_cost)
         if not rows:
             return None
         row = rows[0]

@@ -1,26 +1,21 @@
 """What was spent: the ledger, added up."""
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from functools import partial
 from typing import Any, Final
-from weakref import WeakValueDictionary
 
 from sqlalchemy import ColumnElement, Date, cast, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runstream.domain.principal import Owner
-from runstream.storage.database import answering, ask
+from runstream.storage.database import ask
 from runstream.storage.tables import ledger
 from runstream.storage.tenancy import bound
-
-_TURN = 10.0
-"""Seconds that a sum waits for the tenant's others."""
+from runstream.storage.turns import Turns
 
 
 class Dimension(StrEnum):
@@ -79,11 +74,9 @@ _SUMS = (
 
 
 class SpendStore:
-    """Adds up for one request of a tenant at a time: a sum may take seconds, and runs need the connections as well."""
-
     def __init__(self, engine: AsyncEngine) -> None:
         self._ask = partial(ask, engine)
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._turns = Turns()
 
     async def spend(
         self, owner: Owner, by: Sequence[Dimension], *, since: datetime, until: datetime, limit: int
@@ -102,19 +95,8 @@ class SpendStore:
         )
         if owner.user is not None:
             query = query.where(ledger.c.user_id == owner.user)
-        async with self._turn(owner.tenant):
+        async with self._turns.of(owner.tenant):
             return [_spend(by, row) for row in await self._ask(query, whose=[owner.tenant])]
-
-    @asynccontextmanager
-    async def _turn(self, tenant: str) -> AsyncIterator[None]:
-        turn = self._turns.setdefault(tenant, asyncio.Lock())
-        with answering():
-            async with asyncio.timeout(_TURN):
-                await turn.acquire()
-        try:
-            yield
-        finally:
-            turn.release()
 
 
 def _spend(by: Sequence[Dimension], row: Sequence[Any]) -> Spend:

@@ -132,6 +132,8 @@ runs = Table(
     # What guards found, and whether any of it says something of the content.
     Column("findings", JSONB(none_as_null=True)),
     Column("flagged", Boolean, nullable=False, server_default=text("false")),
+    # Where its feedback stands.
+    Column("feedback", String(16)),
     # The last attempt whose end was taken back, so that the run could be tried again.
     Column("retried_attempt", Integer),
     # What was reserved of its limits; null where nothing bounded what it spent.
@@ -295,6 +297,63 @@ webhook_deliveries = Table(
     Index("ix_webhook_deliveries_pending", "webhook_id", "due_at", postgresql_where=text("status = 'pending'")),
     Index("ix_webhook_deliveries_failed", "webhook_id", text("id DESC"), postgresql_where=text("status = 'failed'")),
     Index(None, "run_id"),
+)
+
+
+# What was told of a run's answer, one row for each run. `text` and `comment` are its user's content; the rest, but for
+# the user, is the run's own, so that it can be added up without it.
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("run_id", String(40), ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("user_id", String(128), nullable=False),
+    Column("feature", String(64), nullable=False),
+    Column("prompt_version", String(64), nullable=False),
+    Column("model", String(256), nullable=False),
+    _time("shown_at"),
+    Column("verdict", String(16)),
+    Column("text", Text),
+    Column("rating", SmallInteger),
+    Column("comment", Text),
+    # When something was told first, and last.
+    _time("created_at", required=True),
+    _time("changed_at", required=True),
+    CheckConstraint("verdict in ('accepted','edited','discarded')", name="verdict"),
+    CheckConstraint("shown_at is not null or verdict is not null", name="told"),
+    CheckConstraint("rating between -1 and 1", name="rating"),
+    Index(None, "tenant", "created_at"),
+)
+
+
+# Appended to alone: a trigger refuses to change an entry, and to remove one otherwise than by `remove_audit`. It names
+# tenants, keys and runs that may be gone.
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    # When the id was made, by the clock of who made it.
+    Column("at", DateTime(timezone=True), nullable=False),
+    Column("tenant", String(64)),
+    Column("principal_kind", String(16), nullable=False),
+    Column("principal_id", String(256), nullable=False),
+    Column("principal_user", String(128)),
+    Column("action", String(64), nullable=False),
+    Column("target_type", String(32), nullable=False),
+    Column("target_id", String(256)),
+    Column("address", String(64)),
+    Column("user_agent", String(256)),
+    Column("request_id", String(64), nullable=False),
+    Column("details", JSONB, nullable=False),
+    CheckConstraint("octet_length(details::text) <= 4096", name="details"),
+    Index("ix_audit_tenant_id", "tenant", text("id DESC")),
+    # A page of what is asked for. These have the id in the collation "C", and so an order of their own: with the one
+    # above, Postgres would walk past all that is not asked for, where it takes what is rare for frequent.
+    Index("ix_audit_target_id", "target_id", text("id DESC")),
+    Index("ix_audit_action_id", "action", text("id DESC")),
+    Index("ix_audit_principal_id", "principal_id", text("id DESC")),
+    Index("ix_audit_tenant_action_id", "tenant", "action", text("id DESC")),
+    Index("ix_audit_tenant_principal_id", "tenant", "principal_id", text("id DESC")),
 )
 
 

@@ -31,6 +31,14 @@ _JOIN_ROLE = """
         IF NOT pg_has_role('{role}', 'USAGE') THEN GRANT {role} TO CURRENT_USER; END IF;
     EXCEPTION WHEN insufficient_privilege THEN NULL; END $$
 """
+_GRANT_REMOVAL = f"""
+    DO $$ BEGIN
+        IF to_regproc('remove_audit') IS NOT NULL
+            AND NOT has_function_privilege('{Role.SWEEP}', to_regproc('remove_audit'), 'EXECUTE')
+        THEN GRANT EXECUTE ON FUNCTION remove_audit TO {Role.SWEEP};
+        END IF;
+    END $$
+"""
 _USE_SCHEMA = """
     DO $$ BEGIN
         IF NOT has_schema_privilege('{role}', current_schema(), 'USAGE') THEN
@@ -70,6 +78,8 @@ async def raise_wall(url: URL, patience: float) -> None:
             for table in metadata.sorted_tables:
                 async with _step(connection, patience):
                     await _protect(connection, table)
+            async with _step(connection, patience):
+                await connection.execute(text(_GRANT_REMOVAL))
             async with _step(connection, patience):
                 for role in Role:  # last: it says that all else is done
                     await _grant(connection, role, _VERSION, "SELECT")

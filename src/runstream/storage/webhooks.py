@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Row, and_, delete, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from runstream.domain.audit import Entry
 from runstream.domain.webhook import (
     TEST,
     Delivery,
@@ -16,7 +17,7 @@ from runstream.domain.webhook import (
     Secret,
     Webhook,
 )
-from runstream.storage.database import ask
+from runstream.storage.audit import ask_noting
 from runstream.storage.tables import webhook_deliveries, webhooks
 from runstream.storage.tenancy import bound
 
@@ -30,15 +31,15 @@ _AGAIN = {
 
 
 class WebhookStore:
-    """All raise Unavailable."""
+    """What is changed is changed together with its `entry` in the audit log. All raise Unavailable."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def _ask(self, tenant: str, statement: Any) -> Sequence[Row[*tuple[Any, ...]]]:
-        return await ask(self._engine, bound(statement), whose=[tenant])
+    async def _ask(self, tenant: str, statement: Any, entry: Entry | None = None) -> Sequence[Row[*tuple[Any, ...]]]:
+        return await ask_noting(self._engine, bound(statement), entry, whose=[tenant])
 
-    async def add(self, webhook: Webhook, *, most: int) -> bool:
+    async def add(self, webhook: Webhook, *, most: int, entry: Entry | None = None) -> bool:
         """Whether there was room for it: a tenant has `most`, or in a race some more."""
         values = {
             "id": webhook.id,
@@ -54,7 +55,7 @@ class WebhookStore:
         row = select(*(literal(value, webhooks.c[name].type) for name, value in values.items()))
         room = row.where(there.scalar_subquery() < most)
         made = insert(webhooks).from_select([*values], room).returning(webhooks.c.id)
-        return bool(await self._ask(webhook.tenant, made))
+        return bool(await self._ask(webhook.tenant, made, entry))
 
     async def list(self, tenant: str) -> Sequence[Webhook]:
         """The one that was made first first."""
@@ -64,19 +65,21 @@ class WebhookStore:
     async def get(self, tenant: str, webhook_id: str) -> Webhook | None:
         return _one(await self._ask(tenant, select(webhooks).where(_is(tenant, webhook_id))))
 
-    async def change(self, tenant: str, webhook_id: str, changes: Mapping[str, Any]) -> Webhook | None:
+    async def change(
+        self, tenant: str, webhook_id: str, changes: Mapping[str, Any], *, entry: Entry | None = None
+    ) -> Webhook | None:
         """Put these columns in the place of what was there."""
         changed = update(webhooks).where(_is(tenant, webhook_id)).values(changes).returning(webhooks)
-        return _one(await self._ask(tenant, changed))
+        return _one(await self._ask(tenant, changed, entry))
 
-    async def switch_on(self, tenant: str, webhook_id: str) -> None:
+    async def switch_on(self, tenant: str, webhook_id: str, *, entry: Entry | None = None) -> None:
         """As if it had never failed."""
         cleared = dict.fromkeys(("disabled_at", "disabled_reason", "failing_since", "resting_until"))
         off = webhooks.c.disabled_at.is_not(None)
         on = update(webhooks).where(_is(tenant, webhook_id), off).values(cleared).returning(webhooks.c.id)
-        await self._ask(tenant, on)
+        await self._ask(tenant, on, entry)
 
-    async def switch_off(self, tenant: str, webhook_id: str) -> None:
+    async def switch_off(self, tenant: str, webhook_id: str, *, entry: Entry | None = None) -> None:
         """What is pending ends undelivered."""
         off = (
             update(webhooks)
@@ -90,23 +93,28 @@ class WebhookStore:
             update(webhook_deliveries)
             .where(pending, webhook_deliveries.c.status == DeliveryStatus.PENDING)
             .values(status=DeliveryStatus.FAILED, ended_at=func.now())
-            .returning(webhook_deliveries.c.id)
             .cte("dropped")
         )
-        await self._ask(tenant, select(func.count()).select_from(dropped))
+        await self._ask(tenant, select(off.c.id).add_cte(dropped), entry)
 
     async def exchange_secrets(
-        self, tenant: str, webhook_id: str, was: Sequence[Secret], secrets: Sequence[Secret]
+        self,
+        tenant: str,
+        webhook_id: str,
+        was: Sequence[Secret],
+        secrets: Sequence[Secret],
+        *,
+        entry: Entry | None = None,
     ) -> Webhook | None:
         """Put other secrets in the place of those; None where they are not what it has any more."""
         same = webhooks.c.secrets == literal(_stored(was), webhooks.c.secrets.type)
         statement = update(webhooks).where(_is(tenant, webhook_id), same).values(secrets=_stored(secrets))
-        return _one(await self._ask(tenant, statement.returning(webhooks)))
+        return _one(await self._ask(tenant, statement.returning(webhooks), entry))
 
-    async def remove(self, tenant: str, webhook_id: str) -> bool:
+    async def remove(self, tenant: str, webhook_id: str, *, entry: Entry | None = None) -> bool:
         """Whether there was one. Its deliveries go with it."""
         removed = delete(webhooks).where(_is(tenant, webhook_id)).returning(webhooks.c.id)
-        return bool(await self._ask(tenant, removed))
+        return bool(await self._ask(tenant, removed, entry))
 
     async def deliveries(
         self, tenant: str, webhook_id: str, *, status: DeliveryStatus | None, before: str | None, limit: int
@@ -119,7 +127,9 @@ class WebhookStore:
             query = query.where(webhook_deliveries.c.id < before)
         return [_delivery(row) for row in await self._ask(tenant, query)]
 
-    async def add_test(self, tenant: str, webhook_id: str, event_id: str) -> Delivery | None:
+    async def add_test(
+        self, tenant: str, webhook_id: str, event_id: str, *, entry: Entry | None = None
+    ) -> Delivery | None:
         """A delivery of nothing but itself; None where the webhook is not there, or switched off."""
         values = {"webhook_id": webhooks.c.id, "id": event_id, "tenant": tenant, "event": TEST, "data": {}}
         columns = [webhook_deliveries.c[name] for name in values]
@@ -130,13 +140,15 @@ class WebhookStore:
             )
         ).where(_is(tenant, webhook_id), webhooks.c.disabled_at.is_(None))
         made = insert(webhook_deliveries).from_select(columns, row.with_for_update(read=True, key_share=True))
-        rows = await self._ask(tenant, made.returning(*_SHOWN))
+        rows = await self._ask(tenant, made.returning(*_SHOWN), entry)
         return _delivery(rows[0]) if rows else None
 
-    async def redeliver(self, tenant: str, webhook_id: str, delivery_id: str) -> Delivery | None:
+    async def redeliver(
+        self, tenant: str, webhook_id: str, delivery_id: str, *, entry: Entry | None = None
+    ) -> Delivery | None:
         """Have it attempted at once, and as often as a new one; None where it is not there."""
         again = update(webhook_deliveries).where(_to(tenant, webhook_id), webhook_deliveries.c.id == delivery_id)
-        rows = await self._ask(tenant, again.values(_AGAIN).returning(*_SHOWN))
+        rows = await self._ask(tenant, again.values(_AGAIN).returning(*_SHOWN), entry)
         return _delivery(rows[0]) if rows else None
 
 

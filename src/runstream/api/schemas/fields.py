@@ -37,6 +37,7 @@ EventId = Annotated[str, Field(json_schema_extra={"pattern": "^([0-9]{1,9}-[0-9]
 IdempotencyKey = Annotated[str, Field(json_schema_extra={"pattern": "^[!-~]{1,255}$"})]
 DeliveryCursor = Annotated[str, Field(pattern="^evt_[0-9a-hjkmnp-tv-z]{26}$")]
 PageCursor = Annotated[str, Field(json_schema_extra={"pattern": "^run_[0-9a-hjkmnp-tv-z]{26}$"})]
+AuditCursor = Annotated[str, Field(json_schema_extra={"pattern": "^aud_[0-9a-hjkmnp-tv-z]{26}$"})]
 KeyCursor = Annotated[str, Field(json_schema_extra={"pattern": "^key_[0-9a-hjkmnp-tv-z]{26}$"})]
 
 

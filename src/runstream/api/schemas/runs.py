@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from runstream.api.schemas.fields import Absent, WhereThereIsSome
 from runstream.api.schemas.outcomes import Failure, FindingObject, UsageObject
+from runstream.domain.feedback import FeedbackEvent
 from runstream.domain.run import AttemptRecord, Caching, Complexity, Outcome, Run, Status
 from runstream.domain.usage import dollars
 from runstream.features.chat import ChatInput, ToolCall
@@ -75,6 +76,7 @@ class Output(BaseModel):
 class RunObject(BaseModel):
     """A run. `output` is there once it has ended; where it did not complete, it holds what had come till then.
 
+    `feedback` is the last verdict on its answer, or that it was `shown`.
     `findings` are what guards found in it, once an attempt has ended; it is `flagged` where any is more than
     `normalize`.
     """
@@ -102,6 +104,7 @@ class RunObject(BaseModel):
     cached: bool
     flagged: bool
     findings: list[FindingObject]
+    feedback: FeedbackEvent | None
     created_at: datetime
     started_at: datetime | None
     first_token_at: datetime | None
@@ -133,6 +136,7 @@ class RunObject(BaseModel):
             cached=run.cached,
             flagged=run.flagged,
             findings=[FindingObject(**finding) for finding in run.findings or ()],
+            feedback=run.feedback,
             created_at=run.created_at,
             started_at=run.started_at,
             first_token_at=run.first_token_at,

@@ -1,0 +1,29 @@
+"""Who gives a command, as the audit log names them."""
+
+import getpass
+import os
+import socket
+
+from runstream import __version__
+from runstream.domain.audit import Actor, ActorKind, bounded
+from runstream.domain.ids import new_id
+
+
+def at_terminal() -> Actor:
+    """The login, on this machine; what one command does has one request id."""
+    return bounded(
+        ActorKind.COMMAND,
+        _login(),
+        new_id("req"),
+        user=None,
+        address=socket.gethostname(),
+        user_agent=f"runstream/{__version__}",
+    )
+
+
+def _login() -> str:
+    """By its number where it has no name, as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
