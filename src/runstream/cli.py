@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from runstream.client.access import DEFAULT_URL
+from runstream.domain.audit import Action
 from runstream.domain.errors import InvalidRequest, RunstreamError
 from runstream.domain.principal import Kind, Scope
 from runstream.domain.run import Status
@@ -189,6 +190,23 @@ def cancel_runs(run_ids: Annotated[list[str], typer.Argument(metavar="RUN...")])
     from runstream.operators import cancel
 
     raise typer.Exit(asyncio.run(_told("Ended or told to stop", cancel(run_ids))))
+
+
+@app.command("audit")
+def list_audit(
+    tenant: OfTenant = None,
+    action: Annotated[Action | None, typer.Option(help="Only what was done so.", metavar="ACTION")] = None,
+    target: Annotated[str | None, typer.Option(help="Only what was done to this: an id.")] = None,
+    principal: Annotated[str | None, typer.Option(help="Only what this one did: the id of a key, a login.")] = None,
+    since: Annotated[str | None, typer.Option(help="Only what was done in this time, such as 90m.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+) -> None:
+    """List who did what, newest first: docs/audit.md says what is in it."""
+    from runstream.audit import listed
+
+    asked = listed(tenant=tenant, action=action, target=target, principal=principal, since=since, limit=limit)
+    for line in asyncio.run(asked):
+        print(line)
 
 
 async def _told(done: str, steps: AsyncIterator[tuple[bool, str]]) -> int:

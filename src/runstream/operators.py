@@ -33,7 +33,7 @@ from runstream.storage.command import opened
 from runstream.storage.lists import AllRuns
 from runstream.storage.runs import RunStore
 from runstream.stream.log import TokenLog
-from runstream.terminal import at_terminal
+from runstream.terminal import at_terminal, plain
 
 _PAGE = 100
 
@@ -155,7 +155,7 @@ def _first(since: str | None) -> str | None:
 def _line(run: Run) -> str:
     attempts = f"{run.attempt}/{run.max_attempts}"
     words = [run.id, f"{run.status:9}", attempts, _at(run.created_at), run.tenant, run.user, run.feature, run.model]
-    return _plain("  ".join(words) + (f"  {_reason(run.error)}" if run.error else ""))
+    return plain("  ".join(words) + (f"  {_reason(run.error)}" if run.error else ""))
 
 
 def _about(run: Run) -> Iterator[str]:
@@ -181,7 +181,7 @@ def _about(run: Run) -> Iterator[str]:
         "cancel asked": _at(run.cancel_requested_at),
         "finished": _at(run.finished_at),
     }
-    return (_plain(f"{name:13}{value}") for name, value in fields.items() if value)
+    return (plain(f"{name:13}{value}") for name, value in fields.items() if value)
 
 
 def _about_attempt(attempt: AttemptRecord) -> str:
@@ -196,17 +196,17 @@ def _about_attempt(attempt: AttemptRecord) -> str:
         _tokens(call.usage),
         _reason(attempt.error) if attempt.error else None,
     ]
-    return _plain("  ".join(part for part in parts if part))
+    return plain("  ".join(part for part in parts if part))
 
 
 def _content(run: Run) -> Iterator[str]:
     beside = {name: value for name, value in (("reasoning", run.reasoning), ("tool calls", run.tool_calls)) if value}
     for name, value in {"input": run.input, "output": run.output, **beside}.items():
-        yield _plain(f"{name:13}{json.dumps(value, ensure_ascii=False)}")
+        yield plain(f"{name:13}{json.dumps(value, ensure_ascii=False)}")
 
 
 def _because(run: Run) -> str:
-    return _plain(f" ({run.error['code']})") if run.error else ""
+    return plain(f" ({run.error['code']})") if run.error else ""
 
 
 def _reason(error: Mapping[str, str]) -> str:
@@ -229,8 +229,3 @@ def _started(run: Run) -> str:
 
 def _at(moment: datetime | None) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S}" if moment else ""
-
-
-def _plain(text: str) -> str:
-    """What others wrote must not steer the operator's terminal."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

@@ -1,4 +1,4 @@
-"""Who gives a command, as the audit log names them."""
+"""Who gives a command, and what may be printed there."""
 
 import getpass
 import os
@@ -19,6 +19,11 @@ def at_terminal() -> Actor:
         address=socket.gethostname(),
         user_agent=f"runstream/{__version__}",
     )
+
+
+def plain(text: str) -> str:
+    """What others wrote must not steer the operator's terminal."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def _login() -> str:

@@ -52,6 +52,13 @@ def test_what_is_done_to_keys_is_in_the_audit_log(stack: Stack, command: Command
     done = [(each["action"], each["target"]["id"]) for each in entries if each["target"]["id"] == key_id]
     assert done == [("key.revoked", key_id), ("key.rotated", key_id), ("key.created", key_id)]
     assert {each["principal"]["kind"] for each in entries} == {"command"}
+    printed = command("audit", "--tenant", tenant, "--target", key_id, "--since", "1h").stdout.splitlines()
+    assert [[word for word in line.split() if word.startswith("key.")] for line in printed] == [
+        ["key.revoked"],
+        ["key.rotated"],
+        ["key.created"],
+    ]
+    assert command("audit", "--tenant", tenant, "--action", "key.revoked").stdout.splitlines() == printed[:1]
 
 
 def test_list_shows_a_tenants_keys_without_the_keys(command: Command, tenant: str) -> None:

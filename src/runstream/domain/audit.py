@@ -36,10 +36,6 @@ class Action(StrEnum):
     WEBHOOK_TESTED = "webhook.tested"
     DELIVERY_REDELIVERED = "delivery.redelivered"
 
-    @property
-    def target_type(self) -> str:
-        return self.partition(".")[0]
-
 
 class ActorKind(StrEnum):
     """The kinds of principals, and who gives a command at a terminal."""
@@ -82,15 +78,20 @@ class Entry:
     """What is written. `tenant` is None for what is of the whole installation.
 
     `details` are few and short, and never content or a secret. Ids are in the order of time.
+    `action` is an Action, or one that another version knows.
     """
 
     id: str
     at: datetime
     by: Actor
-    action: Action
+    action: str
     tenant: str | None
     target: str | None
     details: Mapping[str, Any]
+
+    @property
+    def target_type(self) -> str:
+        return self.action.partition(".")[0]
 
 
 def bounded(

@@ -101,7 +101,7 @@ def _values(entry: Entry) -> dict[str, Any]:
         "audit_principal_id": entry.by.id,
         "audit_principal_user": entry.by.user,
         "audit_action": entry.action,
-        "audit_target_type": entry.action.target_type,
+        "audit_target_type": entry.target_type,
         "audit_target_id": entry.target,
         "audit_address": entry.by.address,
         "audit_user_agent": entry.by.user_agent,
@@ -119,7 +119,7 @@ def _entry(row: Row[Any]) -> Entry:
         row.address,
         row.user_agent,
     )
-    return Entry(row.id, row.at, by, Action(row.action), row.tenant, row.target_id, row.details)
+    return Entry(row.id, row.at, by, row.action, row.tenant, row.target_id, row.details)
 
 
 def _first(moment: datetime) -> str:

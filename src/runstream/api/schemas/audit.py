@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from runstream.domain.audit import OF_THE_SERVICE, Action, ActorKind, Entry
+from runstream.domain.audit import OF_THE_SERVICE, ActorKind, Entry
 
 
 class PrincipalObject(BaseModel):
@@ -31,7 +31,7 @@ class EntryObject(BaseModel):
     at: datetime
     tenant: str | None
     principal: PrincipalObject
-    action: Action
+    action: str
     target: TargetObject
     address: str | None
     user_agent: str | None
@@ -48,7 +48,7 @@ class EntryObject(BaseModel):
             tenant=entry.tenant,
             principal=PrincipalObject(kind=by.kind, id=by.id, user=by.user),
             action=entry.action,
-            target=TargetObject(type=entry.action.target_type, id=entry.target),
+            target=TargetObject(type=entry.target_type, id=entry.target),
             address=None if hidden else by.address,
             user_agent=None if hidden else by.user_agent,
             request_id=by.request_id,
