@@ -163,14 +163,19 @@ async def test_the_applications_role_may_not_use_what_has_no_tenant(application:
 
 
 async def test_there_is_nothing_beside_the_tables_that_a_query_could_go_round_the_wall_by(sweep: AsyncEngine) -> None:
-    """Views and functions may have their owner's rights; a sequence tells how much others do."""
+    """Views and functions may have their owner's rights; a sequence tells how much others do.
+
+    Only the sweep's role may call the one that clears the audit log.
+    """
     beside = """
         SELECT relname::text FROM pg_class
         WHERE relnamespace = current_schema()::regnamespace AND relkind NOT IN ('r', 'i')
         UNION ALL SELECT proname::text FROM pg_proc WHERE pronamespace = current_schema()::regnamespace
+            AND prosecdef AND has_function_privilege(:role, oid, 'EXECUTE')
     """
     async with sweep.connect() as connection:
-        assert list(await connection.scalars(text(beside))) == []
+        assert list(await connection.scalars(text(beside), {"role": Role.APPLICATION})) == []
+        assert list(await connection.scalars(text(beside), {"role": Role.SWEEP})) == ["remove_audit"]
 
 
 @pytest.fixture
