@@ -133,7 +133,7 @@ def test_a_role_that_may_not_write_the_tables_is_a_problem(examine: Examine, dat
     finally:
         execute(database_url, "DROP OWNED BY reader; DROP ROLE reader")
     (problem, *_) = report.lines("problem", "database")
-    tables = "api_keys, attempts, ledger, runs, spend_quarters, tenants, webhook_deliveries, webhooks:"
+    tables = "api_keys, attempts, audit, feedback, ledger, runs, spend_quarters, tenants, webhook_deliveries, webhooks:"
     assert f"may not write {tables}" in problem
 
 
