@@ -267,6 +267,8 @@ async def test_pages_of_the_log_follow_each_other_and_fit_what_was_asked_for(sce
     at = since["data"][2]["at"]
     assert [each["action"] for each in (await listed("server", **{"from": at}))["data"]][-1] == "key.revoked"
     assert len((await listed("server", **{"from": began.isoformat(), "to": at}))["data"]) == 2
+    ages = {"from": "0001-01-01T00:00:00Z", "to": "9999-12-31T23:59:59.999999Z"}
+    assert (await listed("server", target=read.id, **ages)) == (await listed("server", target=read.id))
     by_operator = await listed("server", principal=scene.ids["operator"], target=read.id)
     assert {(each["address"], each["user_agent"]) for each in by_operator["data"]} == {(None, None)}
     seen = await listed("operator of all", target=read.id)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Executable, Row, Select, bindparam, collate, insert, select
@@ -17,7 +17,8 @@ from runstream.storage.tenancy import bound
 
 _GIVEN = {column.name: bindparam(f"audit_{column.name}", type_=column.type) for column in audit.c}
 _APPEND = bound(insert(audit).values(_GIVEN).returning(audit.c.id))
-_MILLISECOND = timedelta(milliseconds=1)
+_MILLISECOND = 0.001
+"""Seconds: an id is as exact."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class AuditStore:
         if filters.since is not None:
             query = query.where(order >= _first(filters.since), audit.c.at >= filters.since)
         if filters.until is not None:
-            query = query.where(order < _first(filters.until + _MILLISECOND), audit.c.at < filters.until)
+            query = query.where(order < _first(filters.until, later=_MILLISECOND), audit.c.at < filters.until)
         return [_entry(row) for row in await self._ask(filters.tenant, bound(query))]
 
     async def _ask(self, tenant: str | None, statement: Executable, **values: Any) -> Sequence[Row[*tuple[Any, ...]]]:
@@ -122,5 +123,5 @@ def _entry(row: Row[Any]) -> Entry:
     return Entry(row.id, row.at, by, row.action, row.tenant, row.target_id, row.details)
 
 
-def _first(moment: datetime) -> str:
-    return first_id("aud", max(0.0, moment.timestamp()))
+def _first(moment: datetime, *, later: float = 0.0) -> str:
+    return first_id("aud", max(0.0, moment.timestamp() + later))
