@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from runstream.connections import guards, key_rates, model_routes, moderations, provider_configs
+from runstream.connections import guards, key_rates, master_keys, model_routes, moderations, provider_configs
 from runstream.domain.errors import ConfigurationError, RunstreamError
 from runstream.gateway.pricing import check_names
 from runstream.providers.registry import build
@@ -31,6 +31,10 @@ def contradictions(settings: Settings) -> Iterator[str]:
     except RunstreamError as error:
         yield f"RUNSTREAM_DEFAULT_MODEL: {error.message}" if error.param else error.message
     yield from _guards(settings)
+    try:
+        master_keys(settings)
+    except RunstreamError as error:
+        yield error.message
     try:
         check_names(settings.prices, settings.providers)
     except RunstreamError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redis.asyncio import Redis
@@ -16,7 +17,9 @@ from runstream.gateway.guards.limits import InputLimits
 from runstream.gateway.pricing import Prices
 from runstream.gateway.routes import Routes, TargetConfig
 from runstream.providers.base import ProviderConfig, Timeouts
+from runstream.providers.key_file import Unusable, read_keys
 from runstream.redis_script import Scripts
+from runstream.sealing.master_keys import MasterKeys, decoded
 from runstream.settings import ModelSettings, ModerationSettings, Settings, TargetSettings
 from runstream.stream.log import TokenLog
 
@@ -56,6 +59,20 @@ def redis_client(settings: Settings, *, waiting: bool = False) -> Redis:
 def open_log(settings: Settings, waiting: Redis, scripts: Scripts) -> TokenLog:
     """The token log, over a client made with `waiting`."""
     return TokenLog(waiting, scripts, ttl=settings.stream_ttl, ended_ttl=settings.stream_ended_ttl)
+
+
+def master_keys(settings: Settings) -> MasterKeys | None:
+    """None where content is not encrypted. Raises ConfigurationError."""
+    given: Sequence[str] = [key.get_secret_value() for key in settings.encryption_keys]
+    path = settings.encryption_keys_file
+    if path is None:
+        return MasterKeys([decoded(key) for key in given]) if given else None
+    if given:
+        raise ConfigurationError("Set RUNSTREAM_ENCRYPTION_KEYS or RUNSTREAM_ENCRYPTION_KEYS_FILE, not both.")
+    try:
+        return MasterKeys([decoded(key) for key in read_keys(Path(path))])
+    except (Unusable, ValueError) as error:
+        raise ConfigurationError(f"RUNSTREAM_ENCRYPTION_KEYS_FILE: {error}.") from None
 
 
 def provider_configs(settings: Settings) -> Mapping[str, ProviderConfig]:

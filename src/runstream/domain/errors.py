@@ -25,6 +25,7 @@
     ├── Unavailable               503  a part we need does not answer now
     │   ├── TooManyConnections         as many as may be are open
     │   ├── QueueFull                  the runs that wait are as many as may
+    │   ├── ContentUnreadable          it is encrypted, and its key is not there
     │   └── SharedCallLost             the call whose answer the run was given is lost: it is made again at once
     ├── ContentBlocked            422  a guard refused what was asked, or answered; kept as the run's error
     ├── ConfigurationError        500  told at start, never to a client
@@ -236,6 +237,12 @@ class QueueFull(Unavailable):
     """Too many runs wait to be taken up: try again shortly."""
 
     code = "queue_full"
+
+
+class ContentUnreadable(Unavailable):
+    """The content is encrypted, and cannot be read now: its key is not there, or it is not what was written."""
+
+    code = "content_unreadable"
 
 
 class SharedCallLost(Unavailable):

@@ -28,8 +28,8 @@ class KeyFile:
         self._looked_at = now()
         self._seen = self._signature()
         try:
-            self.keys: Sequence[str] = _read(self._path)
-        except _Unusable as error:
+            self.keys: Sequence[str] = read_keys(self._path)
+        except Unusable as error:
             raise ConfigurationError(
                 f"The provider '{provider}' has no keys from its api_keys_file: {error}."
             ) from None
@@ -45,8 +45,8 @@ class KeyFile:
             return False
         self._seen = signature
         try:
-            keys = _read(self._path)
-        except _Unusable as error:
+            keys = read_keys(self._path)
+        except Unusable as error:
             log.warning("keys_file_not_used", provider=self._provider, error=str(error))
             return False
         changed, self.keys = keys != self.keys, keys
@@ -61,25 +61,25 @@ class KeyFile:
         return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
 
 
-class _Unusable(Exception):
+class Unusable(Exception):
     """Says why, and nothing of what the file holds."""
 
 
-def _read(path: Path) -> Sequence[str]:
-    """Raises _Unusable."""
+def read_keys(path: Path) -> Sequence[str]:
+    """Raises Unusable."""
     try:
         with path.open("rb") as file:
             read = file.read(_LARGEST + 1)
     except ValueError:
-        raise _Unusable("it has no name that a file can have") from None
+        raise Unusable("it has no name that a file can have") from None
     except OSError as error:
-        raise _Unusable(f"{path}: {error.strerror}") from None
+        raise Unusable(f"{path}: {error.strerror}") from None
     if len(read) > _LARGEST:
-        raise _Unusable(f"{path} is larger than {_LARGEST} bytes")
+        raise Unusable(f"{path} is larger than {_LARGEST} bytes")
     lines = [line.strip() for line in read.decode("latin-1").splitlines()]
     keys = [line for line in lines if line and not line.startswith("#")]
     if not keys:
-        raise _Unusable(f"{path} holds no key")
+        raise Unusable(f"{path} holds no key")
     if not all(key.isascii() and key.isprintable() for key in keys):
-        raise _Unusable(f"{path} has a line that is no key")
+        raise Unusable(f"{path} has a line that is no key")
     return keys

@@ -21,7 +21,19 @@ from runstream.settings.parts import (
     ScopedLimitSettings,
     TargetSettings,
 )
-from runstream.settings.values import Dollars, FromJson, Name, Network, Origin, Provider, Seconds, SecondsOrNone, Tenant
+from runstream.settings.values import (
+    Dollars,
+    File,
+    FromJson,
+    MasterKey,
+    Name,
+    Network,
+    Origin,
+    Provider,
+    Seconds,
+    SecondsOrNone,
+    Tenant,
+)
 
 __all__ = [
     "AllLimitSettings",
@@ -70,6 +82,8 @@ class Settings(BaseSettings):
     database_timeout: Seconds = 10
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     redis_timeout: Seconds = 2
+    encryption_keys: Annotated[list[MasterKey], FromJson] = []
+    encryption_keys_file: File | None = None
 
     providers: Annotated[dict[Provider, ProviderSettings], FromJson] = {}
     prices: Annotated[dict[Name, PriceSettings], FromJson] = {}

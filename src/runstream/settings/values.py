@@ -10,6 +10,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic_core import PydanticCustomError
 
+from runstream.sealing.master_keys import decoded
+
 _LONGEST = 10 * 365 * 24 * 3600
 """Seconds that stand for any time."""
 _MOST = 10**15
@@ -65,6 +67,14 @@ def _key(value: SecretStr) -> SecretStr:
     return value
 
 
+def _master_key(value: SecretStr) -> SecretStr:
+    try:
+        decoded(value.get_secret_value())
+    except ValueError as error:
+        raise PydanticCustomError("master_key", "{reason}", {"reason": str(error)}) from None
+    return value
+
+
 def _network(value: str) -> str:
     try:
         return str(ip_network(value, strict=False))
@@ -97,6 +107,7 @@ File = Annotated[str, AfterValidator(_absolute)]
 """The same for every process, wherever it was started; and a key that was put here by mistake is told to nobody."""
 Network = Annotated[str, AfterValidator(_network)]
 Key = Annotated[SecretStr, AfterValidator(_key)]
+MasterKey = Annotated[SecretStr, AfterValidator(_master_key)]
 Origin = Annotated[str, AfterValidator(_origin)]
 
 
