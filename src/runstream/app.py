@@ -4,7 +4,7 @@ import asyncio
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from decimal import Decimal
 from functools import partial
 from types import FrameType
@@ -23,10 +23,11 @@ from runstream.api.context import CheckedBody, RequestContext, Shortcut
 from runstream.api.cors import allow_origins
 from runstream.api.documents import describe
 from runstream.api.services import Services
-from runstream.connections import input_limits, model_routes, open_log, prices, redis_client
+from runstream.connections import input_limits, master_keys, model_routes, open_log, prices, redis_client
 from runstream.console.routes import console_router
 from runstream.counters.book import Book
 from runstream.crash_points import arm
+from runstream.domain.errors import Unavailable
 from runstream.domain.usage import Usage
 from runstream.features.registry import FEATURES
 from runstream.garbage import look_seldom
@@ -44,18 +45,24 @@ from runstream.runs.watch import Watch
 from runstream.settings import Settings
 from runstream.storage.audit import AuditStore
 from runstream.storage.budgets import BudgetStore
+from runstream.storage.command import opened
 from runstream.storage.condition import warn_of_wall
+from runstream.storage.content import content_with
 from runstream.storage.database import OVERALL, asyncpg_url, connect, open_pool
 from runstream.storage.feedback import FeedbackStore
 from runstream.storage.keys import KeyStore
 from runstream.storage.lists import AllRuns, RunLists
 from runstream.storage.migrate import pending
+from runstream.storage.required_keys import require
 from runstream.storage.runs import RunStore
 from runstream.storage.spend import SpendStore
 from runstream.storage.tenancy import Role
 from runstream.storage.webhooks import WebhookStore
 from runstream.stream.hub import Hub
 from runstream.webhooks.endpoints import Endpoints
+
+_PATIENCE = 2.0
+"""Seconds to wait for the database before serving without having asked it."""
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -117,6 +124,13 @@ def _check_addresses(settings: Settings) -> None:
     redis_client(settings)
 
 
+async def _check_keys(settings: Settings) -> None:
+    """Where the database does not answer, what cannot be opened is found out request by request."""
+    with suppress(Unavailable):
+        async with opened(settings.sweep_login, min(settings.database_timeout, _PATIENCE)) as engine:
+            await require(engine, master_keys(settings))
+
+
 @asynccontextmanager
 async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Services]:
     pool, timeout = settings.database_pool, settings.database_timeout
@@ -126,7 +140,9 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
     await asyncio.gather(open_pool(engine, pool), open_pool(overall, OVERALL), warn_of_wall(engine))
     redis = redis_client(settings)
     key_check = KeyCheck(KeyStore(overall))
-    store, all_runs = RunStore(engine, warn_call_cost=settings.warn_call_cost), AllRuns(overall)
+    content = content_with(engine, master_keys(settings))
+    store = RunStore(engine, content=content, warn_call_cost=settings.warn_call_cost)
+    all_runs = AllRuns(overall)
     waiting = redis_client(settings, waiting=True)
     scripts = Scripts(waiting, timeout=settings.redis_timeout)
     jobs = JobQueue(scripts)
@@ -160,7 +176,7 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
         missing_migration=partial(pending, overall),
         redis=redis,
         store=store,
-        lists=RunLists(engine),
+        lists=RunLists(engine, content),
         all_runs=all_runs,
         spend=SpendStore(engine),
         admission=admission,
@@ -174,9 +190,9 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
         retry=Retry(store=store, jobs=jobs, backlog=backlog, admission=admission),
         cancel=Cancel(store=store, token_log=token_log, book=book, redis=redis, watch=watch),
         watch=watch,
-        endpoints=Endpoints(WebhookStore(engine), private=settings.webhook_private),
+        endpoints=Endpoints(WebhookStore(engine, content), private=settings.webhook_private),
         audit=AuditStore(engine, overall),
-        feedback=FeedbackStore(engine),
+        feedback=FeedbackStore(engine, content),
     )
     await scripts.aclose()
     await redis.aclose()
@@ -234,9 +250,10 @@ class _Server(uvicorn.Server):
 
 
 def serve(settings: Settings, host: str, port: int) -> bool:
-    """Serve until SIGTERM or Ctrl-C; False where it could not start."""
+    """Serve until SIGTERM or Ctrl-C; False where it could not start. Raises ConfigurationError."""
     configure(level=settings.log_level, form=settings.log_format)
     arm(settings.crash_at)
+    asyncio.run(_check_keys(settings))
     gate = Gate(
         head=settings.max_head, timeout=settings.request_timeout, connections=room_for(settings.max_connections)
     )

@@ -13,7 +13,7 @@ from datetime import datetime
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from runstream.connections import open_log, redis_client
+from runstream.connections import master_keys, open_log, redis_client
 from runstream.counters.book import Book
 from runstream.domain.audit import Action, Actor
 from runstream.domain.durations import in_seconds
@@ -30,6 +30,7 @@ from runstream.runs.retry import RETRYABLE, refusal, try_again
 from runstream.settings import load
 from runstream.storage.audit import AuditStore
 from runstream.storage.command import opened
+from runstream.storage.content import content_with
 from runstream.storage.lists import AllRuns
 from runstream.storage.runs import RunStore
 from runstream.stream.log import TokenLog
@@ -140,7 +141,9 @@ async def _desk() -> AsyncIterator[_Desk]:
     try:
         async with opened(settings.sweep_login, settings.database_timeout) as engine:
             audit = AuditStore(engine, engine)
-            yield _Desk(at_terminal(), audit, RunStore(engine), AllRuns(engine), jobs, redis, token_log, book)
+            content = content_with(engine, master_keys(settings))
+            store, all_runs = RunStore(engine, content=content), AllRuns(engine, content)
+            yield _Desk(at_terminal(), audit, store, all_runs, jobs, redis, token_log, book)
     finally:
         await scripts.aclose()
         await waiting.aclose()

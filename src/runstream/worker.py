@@ -16,6 +16,7 @@ from runstream.answers.board import Board
 from runstream.connections import (
     guards,
     key_rates,
+    master_keys,
     model_routes,
     open_log,
     prices,
@@ -52,11 +53,13 @@ from runstream.settings import Settings
 from runstream.storage.answers import AnswerStore
 from runstream.storage.budgets import BudgetStore
 from runstream.storage.condition import warn_of_wall
+from runstream.storage.content import content_with
 from runstream.storage.database import OVERALL, connect, open_pool
 from runstream.storage.deliveries import DeliveryStore
 from runstream.storage.leases import LeaseStore
 from runstream.storage.left_behind import LeftBehind
 from runstream.storage.pace import PaceStore
+from runstream.storage.required_keys import require
 from runstream.storage.runs import RunStore
 from runstream.storage.tenancy import Role
 from runstream.stream.writer import WriteLoop
@@ -93,7 +96,9 @@ class _Process:
         self._scripts = Scripts(self._waiting, timeout=settings.redis_timeout)
         self._providers = {name: build(config) for name, config in provider_configs(settings).items()}
         self._guards = guards(settings)
-        self._store = RunStore(self._engine, warn_call_cost=settings.warn_call_cost)
+        self._masters = master_keys(settings)
+        self._content = content_with(self._engine, self._masters)
+        self._store = RunStore(self._engine, content=self._content, warn_call_cost=settings.warn_call_cost)
         self._leases = LeaseStore(self._lease_engine)
         self._jobs = JobQueue(self._scripts)
         self._token_log = open_log(settings, self._waiting, self._scripts)
@@ -108,7 +113,7 @@ class _Process:
             model_routes(settings), self._providers, timeouts(settings), prices(settings), Circuits(), self._lines
         )
         self._board = Board(self._scripts, self._id, lease=settings.lease)
-        self._answer_store = AnswerStore(self._engine)
+        self._answer_store = AnswerStore(self._engine, self._content)
         self._shared_calls = SharedCalls(
             board=self._board,
             store=self._answer_store,
@@ -172,7 +177,7 @@ class _Process:
         """Within a loop, which connections are bound to."""
         settings = self._settings
         return Deliver(
-            store=DeliveryStore(self._engine, self._sweep_engine, patience=settings.webhook_patience),
+            store=DeliveryStore(self._engine, self._sweep_engine, self._content, patience=settings.webhook_patience),
             runs=self._store,
             sender=Sender(
                 timeout=settings.webhook_timeout, private=settings.webhook_private, lookups=settings.webhook_slots
@@ -241,6 +246,7 @@ class _Process:
     async def _take_lease(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
             try:
+                await require(self._sweep_engine, self._masters)
                 await self._lease.take()
             except Unavailable as error:
                 log.warning("lease_not_taken", error=error.message)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import asyncpg
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runstream.domain.findings import Action, Finding, Where
 from runstream.domain.ids import new_id
 from runstream.domain.principal import Owner
 from runstream.domain.run import Ending, Generation, KeptAnswer, Outcome, Request, Status
 from runstream.domain.usage import ProviderCall, Usage
+from runstream.sealing.master_keys import MasterKeys
+from runstream.storage.content import content_with
 from runstream.storage.left_behind import LeftBehind
 from runstream.storage.runs import RunStore
 
@@ -26,6 +30,12 @@ CALLS = (
 )
 GENERATION = Generation("local", "m-1", "req-1", Usage(3, 4, 1), calls=CALLS)
 ENDING = Ending(Status.COMPLETED, 1, [], "text", generation=GENERATION)
+
+
+@pytest.fixture(params=["plain", "encrypted"])
+def store(engine: AsyncEngine, request: pytest.FixtureRequest) -> RunStore:
+    masters = MasterKeys([os.urandom(32)]) if request.param == "encrypted" else None
+    return RunStore(engine, content=content_with(engine, masters))
 
 
 @pytest.fixture

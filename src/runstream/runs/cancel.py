@@ -51,7 +51,7 @@ async def stop(
     Raises NotFound, Unavailable.
     """
     while True:
-        run = await store.get(owner, run_id)
+        run = await store.outline(owner, run_id)
         if run is None:
             raise NotFound("There is no such run.")
         if run.status.ended:

@@ -34,7 +34,9 @@ from runstream.runs.intake import Intake
 from runstream.runs.meter import metered
 from runstream.runs.note import Note
 from runstream.runs.sharing.answers import Answers
+from runstream.runs.unread import give_back
 from runstream.storage.leases import Held
+from runstream.storage.run_content import Unread
 from runstream.storage.runs import RunStore
 from runstream.stream.writer import WriteLoop
 
@@ -88,6 +90,9 @@ class Execute:
         self._claiming.append(run_id)
         try:
             claim = await self._store.claim(tenant, run_id, self._worker)
+            if isinstance(claim, Unread):
+                await give_back(self._store, self._book, claim)
+                return
         except Unavailable as error:
             log.warning("run_not_claimed", run_id=run_id, error=error.message)  # the sweep finds it
             return

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from runstream.counters.away import Away
 from runstream.counters.book import Book
 from runstream.crash_points import Point, reached
-from runstream.domain.errors import Unavailable, whereabouts
+from runstream.domain.errors import ContentUnreadable, Unavailable, whereabouts
 from runstream.domain.principal import Owner
 from runstream.domain.run import UNKNOWN, KeptAnswer, Outcome, Status
 from runstream.metrics import LAPSED, STRANDED, SWEEPS_FOUND
@@ -162,6 +162,9 @@ class Sweep:
         """As `_take_up`; a run that cannot be taken up keeps no other one from it."""
         try:
             return await self._take_up(lapsed, characters, requeued)
+        except ContentUnreadable as error:
+            log.error("run_not_taken_up", run_id=lapsed.run_id, error=error.message)  # noqa: TRY400 - it says all
+            return False
         except (Unavailable, RedisError, OSError, TimeoutError, Away):
             raise
         except Exception as error:
@@ -175,7 +178,7 @@ class Sweep:
             error = {"code": _REASON, "message": "Each attempt's worker was lost before it was done."}
             return await self._end(lapsed, Status.FAILED, error)
         generation = UNKNOWN
-        if not lapsed.shared and (run := await self._store.get(Owner(lapsed.tenant, None), lapsed.run_id)):
+        if not lapsed.shared and (run := await self._store.outline(Owner(lapsed.tenant, None), lapsed.run_id)):
             generation = owing(unseen(run, characters, self._call_unseen, lapsed.kept))
         taken = await self._store.requeue(
             lapsed.tenant,
@@ -193,7 +196,7 @@ class Sweep:
         return True
 
     async def _end(self, lapsed: Lapsed, status: Status, error: Mapping[str, str] | None = None) -> bool:
-        run = await self._store.get(Owner(lapsed.tenant, None), lapsed.run_id)
+        run = await self._store.outline(Owner(lapsed.tenant, None), lapsed.run_id)
         if run is None or (run.status, run.attempt) != (Status.RUNNING, lapsed.attempt):
             return False
         return await end_unwritten(

@@ -2,14 +2,16 @@
 
 from datetime import timedelta
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Boolean, bindparam, func, select, text, update
+import orjson
+from sqlalchemy import Boolean, bindparam, case, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runstream.domain.run import Status
 from runstream.domain.transcript import Transcript
 from runstream.domain.usage import ProviderCall, Usage
+from runstream.storage.content import PLAIN, RUNS, Content
 from runstream.storage.database import ask
 from runstream.storage.rows import ledger_entry, usage_of
 from runstream.storage.statements.parts import CALLED, ID, SECONDS
@@ -17,7 +19,10 @@ from runstream.storage.tables import attempts, ledger, runs
 from runstream.storage.tenancy import WHOSE, bound
 
 _ASKED = runs.alias("asked")
-_ALIKE = ("tenant", "feature", "prompt_version", "model", "input")
+_ALIKE = ("tenant", "feature", "prompt_version", "model")
+_SAME_INPUT = runs.c.input == _ASKED.c.input
+_SEALED = or_(*(func.jsonb_typeof(each.c.input) == "string" for each in (runs, _ASKED)))
+"""Then only who opens them can tell whether they are the same."""
 _ANSWER = bound(
     select(
         runs.c.transcript,
@@ -28,11 +33,16 @@ _ANSWER = bound(
         runs.c.output_tokens,
         runs.c.cached_tokens,
         runs.c.usage_estimated,
+        *(
+            case((_SEALED, each.c.input)).label(name)
+            for each, name in ((runs, "answered_input"), (_ASKED, "asked_input"))
+        ),
     )
     .join(_ASKED, _ASKED.c.id == bindparam("asked_by"))
     .where(
         runs.c.id == ID,
         *(runs.c[name] == _ASKED.c[name] for name in _ALIKE),
+        or_(_SAME_INPUT, _SEALED),
         runs.c.complexity.is_not_distinct_from(_ASKED.c.complexity),
         runs.c.status == Status.COMPLETED,
         ~runs.c.flagged,
@@ -92,8 +102,9 @@ class Answer(NamedTuple):
 
 
 class AnswerStore:
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, content: Content = PLAIN) -> None:
         self._ask = partial(ask, engine)
+        self._content = content
 
     async def get(self, tenant: str, run_id: str, *, asked_by: str, ttl: float) -> Answer | None:
         """The answer of a run of the tenant's, if it completed within the last `ttl` seconds.
@@ -106,8 +117,16 @@ class AnswerStore:
         if not rows:
             return None
         row = rows[0]
+        opened = await self._content.opened(
+            RUNS, tenant, run_id, {"transcript": row.transcript, "input": row.answered_input}
+        )
+        asked_input = (await self._content.opened(RUNS, tenant, asked_by, {"input": row.asked_input}))["input"]
+        if _told(opened["input"]) != _told(asked_input):
+            return None
         usage = usage_of(row._mapping)
-        return Answer(Transcript.load(0, row.transcript), row.finish_reason, row.provider, row.provider_model, usage)
+        return Answer(
+            Transcript.load(0, opened["transcript"]), row.finish_reason, row.provider, row.provider_model, usage
+        )
 
     async def mark_shared(self, tenant: str, run_id: str, attempt: int) -> None:
         """An attempt's answer is of a call that another run began, and pays for. Raises Unavailable."""
@@ -123,3 +142,8 @@ class AnswerStore:
         entry = ledger_entry(number, call)
         called = {name: entry[name] for name in CALLED}
         await self._ask(_AMEND, whose=[tenant], run_id=run_id, attempt=attempt, last=last, **called)
+
+
+def _told(input: Any) -> bytes:
+    """For comparison: Python takes 1 and true for the same."""
+    return orjson.dumps(input, option=orjson.OPT_SORT_KEYS)

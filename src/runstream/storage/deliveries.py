@@ -6,15 +6,20 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple
 
+import structlog
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from runstream.domain.errors import ContentUnreadable
 from runstream.domain.ids import first_id
 from runstream.domain.webhook import DeliveryAttempt, Dispatch, OffReason
+from runstream.storage.content import PLAIN, RUNS, Content
 from runstream.storage.database import answering, ask
 from runstream.storage.statements import delivering
 from runstream.storage.statements.delivering import AT_ONCE
 from runstream.storage.webhooks import attempt_values, webhook_of
+
+log = structlog.get_logger(__name__)
 
 __all__ = ["AT_ONCE", "DeliveryStore", "Failure", "Waiting"]
 
@@ -44,13 +49,14 @@ class Failure:
 class DeliveryStore:
     """All raise Unavailable."""
 
-    def __init__(self, engine: AsyncEngine, overall: AsyncEngine, *, patience: float) -> None:
+    def __init__(self, engine: AsyncEngine, overall: AsyncEngine, content: Content = PLAIN, *, patience: float) -> None:
         """`overall` has the sweep's rights: it finds what is waiting, and no more is read of that by it.
 
         A webhook is switched off when a delivery ends undelivered and none has succeeded for `patience` seconds.
         """
         self._engine = engine
         self._overall = overall
+        self._content = content
         self._patience = timedelta(seconds=patience)
 
     async def waiting(self, *, beyond: str, limit: int) -> list[Waiting]:
@@ -65,7 +71,22 @@ class DeliveryStore:
         rows = await ask(
             self._engine, delivering.TAKE, whose=[*whose], webhooks=webhooks, lease=timedelta(seconds=lease)
         )
-        return [_dispatch(row) for row in rows]
+        taken = [await self._dispatch(row) for row in rows]
+        return [each for each in taken if each is not None]
+
+    async def _dispatch(self, row: Row[Any]) -> Dispatch | None:
+        """None where it cannot be opened: then it waits for its key."""
+        try:
+            webhook = await webhook_of(self._content, row)
+            data = await self._content.opened(RUNS, webhook.tenant, row.run_id, row.data)  # as its run has them
+        except ContentUnreadable as error:
+            log.error("delivery_not_readable", delivery=row.delivery, webhook=row.id, error=error.message)  # noqa: TRY400
+            named = {"whose": [row.tenant], "tenant": row.tenant, "webhook": row.id, "delivery": row.delivery}
+            await _do(self._engine, delivering.PUT_BACK, **named, number=row.tries)
+            return None
+        return Dispatch(
+            row.delivery, webhook, row.event, row.run_id, data, created_at=row.happened_at, number=row.tries
+        )
 
     async def delivered(self, sent: Dispatch, attempt: DeliveryAttempt) -> None:
         await _do(self._engine, delivering.DELIVERED, **_named(sent), attempt=_kept(attempt), delivery=sent.id)
@@ -110,9 +131,3 @@ def _kept(attempt: DeliveryAttempt) -> Sequence[Mapping[str, Any]]:
 
 def _interval(seconds: float | None) -> timedelta | None:
     return None if seconds is None else timedelta(seconds=seconds)
-
-
-def _dispatch(row: Row[Any]) -> Dispatch:
-    return Dispatch(
-        row.delivery, webhook_of(row), row.event, row.run_id, row.data, created_at=row.happened_at, number=row.tries
-    )

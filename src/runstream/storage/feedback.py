@@ -16,6 +16,7 @@ from runstream.domain.audit import Entry
 from runstream.domain.feedback import VERDICTS, Feedback, FeedbackEvent, Given
 from runstream.domain.principal import Owner
 from runstream.storage.audit import ask_noting
+from runstream.storage.content import FEEDBACK, PLAIN, Content
 from runstream.storage.database import ask
 from runstream.storage.tables import feedback, runs
 from runstream.storage.tenancy import bound
@@ -113,15 +114,18 @@ _SUMS = (
 
 
 class FeedbackStore:
-    """Every method raises Unavailable."""
+    """Every method raises Unavailable, of it ContentUnreadable where a text is encrypted and its key is not there."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, content: Content = PLAIN) -> None:
+        self._content = content
         self._ask = partial(ask, engine)
         self._change = partial(ask_noting, engine)
         self._turns = Turns()
 
     async def give(self, owner: Owner, run_id: str, given: Given, *, entry: Entry | None = None) -> Feedback | None:
         """What is then known of the run; None where it is not there. Given twice it is as if given once."""
+        said = {"text": given.text, "comment": given.comment}
+        sealed = await self._content.sealed(FEEDBACK, owner.tenant, run_id, said)
         rows = await self._change(
             _GIVE,
             entry,
@@ -131,18 +135,22 @@ class FeedbackStore:
             of_user=owner.user,
             was_shown=given.event is FeedbackEvent.SHOWN,
             verdict_given=given.event if given.event in VERDICTS else None,
-            text_given=given.text,
+            text_given=sealed["text"],
             rating_given=given.rating,
-            comment_given=given.comment,
+            comment_given=sealed["comment"],
         )
-        return _feedback(rows[0]) if rows else None
+        return await self._feedback(rows[0]) if rows else None
 
     async def get(self, owner: Owner, run_id: str) -> Feedback | None:
         query = bound(select(feedback).where(feedback.c.run_id == run_id, feedback.c.tenant == owner.tenant))
         if owner.user is not None:
             query = query.where(feedback.c.user_id == owner.user)
         rows = await self._ask(query, whose=[owner.tenant])
-        return _feedback(rows[0]) if rows else None
+        return await self._feedback(rows[0]) if rows else None
+
+    async def _feedback(self, row: Row[Any]) -> Feedback:
+        said = await self._content.opened(FEEDBACK, row.tenant, row.run_id, row._mapping)
+        return _feedback(row, text=said["text"], comment=said["comment"])
 
     async def sums(
         self, owner: Owner, by: Sequence[FeedbackDimension], *, since: datetime, until: datetime, limit: int
@@ -162,15 +170,15 @@ class FeedbackStore:
             return [_sum(by, row) for row in await self._ask(query, whose=[owner.tenant])]
 
 
-def _feedback(row: Row[Any]) -> Feedback:
+def _feedback(row: Row[Any], *, text: str | None, comment: str | None) -> Feedback:
     return Feedback(
         run_id=row.run_id,
         user=row.user_id,
         shown_at=row.shown_at,
         verdict=None if row.verdict is None else FeedbackEvent(row.verdict),
-        text=row.text,
+        text=text,
         rating=row.rating,
-        comment=row.comment,
+        comment=comment,
         created_at=row.created_at,
         changed_at=row.changed_at,
     )

@@ -11,8 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runstream.domain.principal import Owner
 from runstream.domain.run import Run, Status
+from runstream.storage.content import PLAIN, Content
 from runstream.storage.database import ask
-from runstream.storage.rows import run_of
+from runstream.storage.run_content import RunContent
 from runstream.storage.statements import parts, reading
 from runstream.storage.tables import runs
 from runstream.storage.tenancy import bound
@@ -32,25 +33,29 @@ class Filters:
 class RunLists:
     """A tenant's: pages show the newest run first, and runs without input and output."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, content: Content = PLAIN) -> None:
         self._ask = partial(ask, engine)
+        self._content = RunContent(content)
 
     async def page(self, owner: Owner, filters: Filters, *, before: str | None, limit: int) -> list[Run]:
         """`before` is the id of the last run of the page before."""
         query = bound(_newest(before, limit).where(*_owned(owner), *_fitting(filters)))
-        return [run_of(row) for row in await self._ask(query, whose=[owner.tenant])]
+        return await self._content.runs(await self._ask(query, whose=[owner.tenant]))
 
 
 class AllRuns:
-    """Of all tenants, with the sweep's rights: for operators, and for what is nobody's in particular."""
+    """Of all tenants, with the sweep's rights: for operators, and for what is nobody's in particular.
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    Content that cannot be opened is left out, and a run's error then says so.
+    """
+
+    def __init__(self, engine: AsyncEngine, content: Content = PLAIN) -> None:
         self._ask = partial(ask, engine)
+        self._content = RunContent(content)
 
     async def find(self, run_id: str) -> Run | None:
         """Whosever it is."""
-        rows = await self._ask(reading.FIND, run_id=run_id)
-        return run_of(rows[0]) if rows else None
+        return await self._content.run(await self._ask(reading.FIND, run_id=run_id), strict=False)
 
     async def newest(
         self, *, tenant: str | None, status: Status | None, since: str | None, before: str | None, limit: int
@@ -59,7 +64,7 @@ class AllRuns:
         query = _newest(before, limit).where(*_equal({runs.c.tenant: tenant, runs.c.status: status}))
         if since is not None:
             query = query.where(runs.c.id >= since)
-        return [run_of(row) for row in await self._ask(query)]
+        return await self._content.runs(await self._ask(query), strict=False)
 
     async def queued(self, queue: str) -> dict[str, int]:
         """How many runs wait in the queue, by tenant."""

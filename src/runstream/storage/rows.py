@@ -24,8 +24,7 @@ from runstream.domain.run import (
 from runstream.domain.usage import ProviderCall, Usage
 
 
-def run_of(row: Row[Any]) -> Run:
-    values = row._mapping
+def run_of(values: Mapping[Any, Any]) -> Run:
     return Run(
         id=values["id"],
         tenant=values["tenant"],
@@ -87,7 +86,7 @@ def made_run(given: Mapping[str, Any], created_at: datetime) -> Run:
     )
 
 
-def claim_of(row: Row[Any]) -> Claim:
+def claim_of(row: Row[Any], input: Mapping[str, Any]) -> Claim:
     return Claim(
         run_id=row.id,
         tenant=row.tenant,
@@ -98,7 +97,7 @@ def claim_of(row: Row[Any]) -> Claim:
         feature=row.feature,
         prompt_version=row.prompt_version,
         model=row.model,
-        input=row.input,
+        input=input,
         cache=Caching(row.cache or Caching.OFF),
         waited=float(row.waited),
         restart_reason=row.restart_reason,
@@ -121,12 +120,12 @@ def kept_answer(
     return KeptAnswer(provider, model, response_id, None if owed is None else _call(owed))
 
 
-def attempt_of(row: Row[Any]) -> AttemptRecord:
+def attempt_of(row: Row[Any], error: Mapping[str, Any] | None) -> AttemptRecord:
     generation = Generation(
         row.provider, row.provider_model, row.provider_request_id, usage_of(row._mapping), row.first_token_at
     )
     return AttemptRecord(
-        row.attempt, row.worker, Outcome(row.outcome), row.error, generation, row.cost, row.started_at, row.ended_at
+        row.attempt, row.worker, Outcome(row.outcome), error, generation, row.cost, row.started_at, row.ended_at
     )
 
 

@@ -31,15 +31,10 @@ from runstream.domain.run import (
 from runstream.domain.transcript import Transcript
 from runstream.storage.audit import ask_noting, noting
 from runstream.storage.budgets import held_still
+from runstream.storage.content import PLAIN, Content
 from runstream.storage.database import ask, connection_lost
-from runstream.storage.rows import (
-    attempt_of,
-    claim_of,
-    findings_values,
-    generation_values,
-    made_run,
-    run_of,
-)
+from runstream.storage.rows import findings_values, generation_values, made_run, run_of
+from runstream.storage.run_content import RunContent, Unread
 from runstream.storage.statements import attempting, making, reading
 from runstream.storage.together import Together
 
@@ -61,9 +56,12 @@ class Ended(NamedTuple):
 
 
 class RunStore:
-    def __init__(self, engine: AsyncEngine, *, warn_call_cost: Decimal | None = None) -> None:
+    """Raises Unavailable, of it ContentUnreadable where content is encrypted and its key is not there."""
+
+    def __init__(self, engine: AsyncEngine, *, content: Content = PLAIN, warn_call_cost: Decimal | None = None) -> None:
         """Calls that cost more than `warn_call_cost`, in US dollars, are told of when they are entered."""
         self._engine = engine
+        self._content = RunContent(content)
         self._warn_call_cost = warn_call_cost
         self._ask = partial(ask, engine)
         self._change = partial(ask_noting, engine)
@@ -107,19 +105,20 @@ class RunStore:
             "status": Status.QUEUED,
             "max_attempts": max_attempts,
             "idempotency_key": idempotency_key,
-            "idempotency_hash": None if body_hash is None else f"\\x{body_hash.hex()}",
+            "idempotency_hash": body_hash,
         }
+        row = await self._content.new(given)
         if hold is None:
-            created_at = await self._inserts(given)
+            created_at = await self._inserts(row)
         else:
-            good, created_at = await self._insert_with(hold, given)
+            good, created_at = await self._insert_with(hold, row)
             if not good:
                 return None
         if created_at:
             return Inserted(made_run(given, created_at), None)
         if idempotency_key is None:
             rows = await self._ask(reading.GET, whose=[tenant], tenant=tenant, user=user, run_id=run_id)
-            return Inserted(run_of(rows[0]), None)
+            return Inserted(run_of(await self._content.opened(rows[0])), None)
         found = await self.earlier(tenant, user, idempotency_key, body_hash)
         assert found is not None  # noqa: S101 - what it stands in the way of is there
         return Inserted(found.run, None) if found.run.id == run_id else found
@@ -148,11 +147,20 @@ class RunStore:
     async def earlier(self, tenant: str, user: str, idempotency_key: str, body_hash: bytes | None) -> Inserted | None:
         """The run that the user made with this idempotency key."""
         rows = await self._ask(reading.EARLIER, whose=[tenant], tenant=tenant, user=user, key=idempotency_key)
-        return _earlier(rows, body_hash) if rows else None
+        if not rows:
+            return None
+        opened = await self._content.opened(rows[0])
+        return Inserted(run_of(opened), opened["idempotency_hash"] == body_hash)
 
     async def get(self, owner: Owner, run_id: str) -> Run | None:
+        return await self._content.run(
+            await self._ask(reading.GET, whose=[owner.tenant], **owner._asdict(), run_id=run_id)
+        )
+
+    async def outline(self, owner: Owner, run_id: str) -> Run | None:
+        """The same, without what of its content cannot be opened: for who ends it, or has another worker run it."""
         rows = await self._ask(reading.GET, whose=[owner.tenant], **owner._asdict(), run_id=run_id)
-        return run_of(rows[0]) if rows else None
+        return await self._content.run(rows, strict=False)
 
     async def standing(self, owner: Owner, run_id: str) -> Ended | None:
         """Where the run stands, in one statement with its transcript."""
@@ -160,19 +168,23 @@ class RunStore:
         if not rows:
             return None
         status, attempt, retried, events = rows[0]
+        events = await self._content.transcript(owner.tenant, run_id, events)
         return Ended(Status(status), attempt, retried, None if events is None else Transcript.load(attempt, events))
 
-    async def claim(self, tenant: str, run_id: str, worker: str) -> Claim | None:
-        """queued -> running, as the next attempt. None where somebody else was first or the run has ended."""
+    async def claim(self, tenant: str, run_id: str, worker: str) -> Claim | Unread | None:
+        """queued -> running, as the next attempt. None where somebody else was first or the run has ended.
+
+        A run whose input cannot be opened is claimed as well: it is to be given back.
+        """
         return await self._claims((tenant, run_id, worker))
 
-    async def _claim(self, asked: Sequence[tuple[str, str, str]]) -> list[Claim | None]:
-        claimed: dict[tuple[str, str, str], Claim] = {}
+    async def _claim(self, asked: Sequence[tuple[str, str, str]]) -> list[Claim | Unread | None]:
+        claimed: dict[tuple[str, str, str], Claim | Unread] = {}
         for worker in {worker for _, _, worker in asked}:
             run_ids = [run_id for _, run_id, by in asked if by == worker]
             whose = sorted({tenant for tenant, _, by in asked if by == worker})
             for row in await self._ask(attempting.CLAIM, whose=whose, run_ids=run_ids, by=worker):
-                claimed[row.tenant, row.id, worker] = claim_of(row)
+                claimed[row.tenant, row.id, worker] = await self._content.claim(row)
         return [claimed.pop(one, None) for one in asked]  # to one only, if two asked for the same
 
     async def requeue(
@@ -206,7 +218,7 @@ class RunStore:
             seconds=timedelta(seconds=delay),
             more_attempts=int(given_back),
             attempt_outcome=outcome,
-            attempt_error=error,
+            attempt_error=await self._content.attempt_error(tenant, run_id, attempt, error),
             **generation_values(generation),
             **findings_values(findings),
         )
@@ -227,6 +239,7 @@ class RunStore:
         where the end is not its own. Answers what that came to. An `entry` is made in the audit log with it.
         """
         own = ending.attempt == attempt
+        error = ending.error if own else None
         return await self._ending(
             attempting.END,
             whose=[tenant],
@@ -241,15 +254,11 @@ class RunStore:
             event_id=new_id("evt"),
             event_type=f"run.{ending.status}",
             ended_at_attempt=ending.attempt,
-            whole_transcript=ending.transcript,
-            whole_output=ending.output,
-            whole_reasoning=ending.reasoning,
-            whole_tool_calls=ending.tool_calls,
-            run_error=ending.error,
+            **await self._content.ending(tenant, run_id, ending),
             finished_for=ending.finish_reason,
             from_cache=ending.generation.cached,
             attempt_outcome=ending.status if own else Outcome.LAPSED,
-            attempt_error=ending.error if own else None,
+            attempt_error=await self._content.attempt_error(tenant, run_id, attempt, error),
             **generation_values(ending.generation),
             **findings_values(ending.findings),
         )
@@ -273,8 +282,7 @@ class RunStore:
         """
         change = {"whose": [tenant], "run_id": run_id, "was": was, "expected_attempt": attempt, "reason": reason}
         if hold is None:
-            rows = await self._change(making.RETRY, entry, **change)
-            return run_of(rows[0]) if rows else None
+            return await self._content.run(await self._change(making.RETRY, entry, **change))
         reserved = {f"{name}_now": value for name, value in hold.columns().items()}
         change |= {**reserved, "of": tenant, "epoch": hold.epoch}
         if hold.check is None:
@@ -285,7 +293,7 @@ class RunStore:
                 hold.check(account)
                 retry, entered = noting(making.RETRY_HELD, entry)
                 rows = (await connection.execute(retry, {**change, **entered, "epoch": epoch})).all()
-        return run_of(rows[0]) if rows else None
+        return await self._content.run(rows)
 
     async def retry_unasked(
         self, tenant: str, run_id: str, *, was: Status, attempt: int, reason: str, entry: Entry | None = None
@@ -293,12 +301,13 @@ class RunStore:
         """As `retry`, whatever its limits say: what is reserved for it stays, and is counted anew."""
         change = {"run_id": run_id, "was": was, "expected_attempt": attempt, "reason": reason}
         rows = await self._change(making.RETRY_UNASKED, entry, whose=[tenant], **change)
-        return run_of(rows[0]) if rows else None
+        return await self._content.run(rows, strict=False)
 
     async def attempts(self, tenant: str, run_id: str) -> list[AttemptRecord]:
         """A run's attempts, the first one first; none where it is not there or not the tenant's."""
         asked = {"whose": [tenant], "tenant": tenant, "run_id": run_id}
-        return [attempt_of(row) for row in await self._ask(reading.ATTEMPTS, **asked)]
+        rows = await self._ask(reading.ATTEMPTS, **asked)
+        return [await self._content.attempt(row) for row in rows]
 
     async def ended_so(self, tenant: str, run_id: str, ending: Ending) -> bool:
         """Whether the run's end is this one: for a writer that never got its answer."""
@@ -363,7 +372,3 @@ class RunStore:
 
 def _tenants(given: Sequence[Mapping[str, Any]]) -> list[str]:
     return sorted({run["tenant"] for run in given})
-
-
-def _earlier(rows: Sequence[Row[Any]], body_hash: bytes | None) -> Inserted:
-    return Inserted(run_of(rows[0]), rows[0].idempotency_hash == body_hash)

@@ -357,6 +357,22 @@ audit = Table(
 )
 
 
+# What content is encrypted with, itself encrypted with a key of the environment's. Without its data keys, a tenant's
+# encrypted content is nothing any more.
+data_keys = Table(
+    "data_keys",
+    metadata,
+    Column("tenant", String(64), ForeignKey("tenants.id", ondelete="CASCADE"), primary_key=True),
+    Column("id", String(40), primary_key=True),
+    # Which of the environment's keys wrapped it.
+    Column("master", String(40), nullable=False),
+    Column("wrapped", LargeBinary, nullable=False),
+    _time("made_at", required=True),
+    # Since when all content of the tenant's is encrypted with it, as far as is known.
+    _time("complete_at"),
+)
+
+
 def runs_are(status: str) -> ColumnElement[bool]:
     """The status stands in the statement itself: a plan for any status could not use a partial index."""
     return runs.c.status == literal(status, literal_execute=True)

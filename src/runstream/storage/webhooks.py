@@ -18,6 +18,7 @@ from runstream.domain.webhook import (
     Webhook,
 )
 from runstream.storage.audit import ask_noting
+from runstream.storage.content import PLAIN, WEBHOOKS, Content
 from runstream.storage.tables import webhook_deliveries, webhooks
 from runstream.storage.tenancy import bound
 
@@ -33,8 +34,9 @@ _AGAIN = {
 class WebhookStore:
     """What is changed is changed together with its `entry` in the audit log. All raise Unavailable."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, content: Content = PLAIN) -> None:
         self._engine = engine
+        self._content = content
 
     async def _ask(self, tenant: str, statement: Any, entry: Entry | None = None) -> Sequence[Row[*tuple[Any, ...]]]:
         return await ask_noting(self._engine, bound(statement), entry, whose=[tenant])
@@ -48,7 +50,7 @@ class WebhookStore:
             "events": list(webhook.events),
             "description": webhook.description,
             "include_output": webhook.include_output,
-            "secrets": _stored(webhook.secrets),
+            "secrets": await self._sealed(webhook.tenant, webhook.id, webhook.secrets),
             "created_at": webhook.created_at,
         }
         there = select(func.count()).select_from(webhooks).where(webhooks.c.tenant == webhook.tenant)
@@ -60,17 +62,17 @@ class WebhookStore:
     async def list(self, tenant: str) -> Sequence[Webhook]:
         """The one that was made first first."""
         query = select(webhooks).where(webhooks.c.tenant == tenant).order_by(webhooks.c.id)
-        return [webhook_of(row) for row in await self._ask(tenant, query)]
+        return [await webhook_of(self._content, row) for row in await self._ask(tenant, query)]
 
     async def get(self, tenant: str, webhook_id: str) -> Webhook | None:
-        return _one(await self._ask(tenant, select(webhooks).where(_is(tenant, webhook_id))))
+        return await self._one(await self._ask(tenant, select(webhooks).where(_is(tenant, webhook_id))))
 
     async def change(
         self, tenant: str, webhook_id: str, changes: Mapping[str, Any], *, entry: Entry | None = None
     ) -> Webhook | None:
         """Put these columns in the place of what was there."""
         changed = update(webhooks).where(_is(tenant, webhook_id)).values(changes).returning(webhooks)
-        return _one(await self._ask(tenant, changed, entry))
+        return await self._one(await self._ask(tenant, changed, entry))
 
     async def switch_on(self, tenant: str, webhook_id: str, *, entry: Entry | None = None) -> None:
         """As if it had never failed."""
@@ -107,9 +109,17 @@ class WebhookStore:
         entry: Entry | None = None,
     ) -> Webhook | None:
         """Put other secrets in the place of those; None where they are not what it has any more."""
-        same = webhooks.c.secrets == literal(_stored(was), webhooks.c.secrets.type)
-        statement = update(webhooks).where(_is(tenant, webhook_id), same).values(secrets=_stored(secrets))
-        return _one(await self._ask(tenant, statement.returning(webhooks), entry))
+        there = select(webhooks.c.id, webhooks.c.tenant, webhooks.c.secrets).where(_is(tenant, webhook_id))
+        sealed = await self._sealed(tenant, webhook_id, secrets)
+        while rows := await self._ask(tenant, there):
+            if await _secrets(self._content, rows[0]) != list(was):
+                return None
+            same = webhooks.c.secrets == literal(rows[0].secrets, webhooks.c.secrets.type)
+            statement = update(webhooks).where(_is(tenant, webhook_id), same).values(secrets=sealed)
+            changed = await self._ask(tenant, statement.returning(webhooks), entry)
+            if changed:  # else they may be encrypted anew
+                return await self._one(changed)
+        return None
 
     async def remove(self, tenant: str, webhook_id: str, *, entry: Entry | None = None) -> bool:
         """Whether there was one. Its deliveries go with it."""
@@ -151,6 +161,14 @@ class WebhookStore:
         rows = await self._ask(tenant, again.values(_AGAIN).returning(*_SHOWN), entry)
         return _delivery(rows[0]) if rows else None
 
+    async def _sealed(self, tenant: str, webhook_id: str, secrets: Sequence[Secret]) -> Any:
+        """Secrets at rest, here and nowhere else."""
+        values = {"secrets": _stored(secrets)}
+        return (await self._content.sealed(WEBHOOKS, tenant, webhook_id, values))["secrets"]
+
+    async def _one(self, rows: Sequence[Row[Any]]) -> Webhook | None:
+        return await webhook_of(self._content, rows[0]) if rows else None
+
 
 def _is(tenant: str, webhook_id: str) -> Any:
     return and_(webhooks.c.tenant == tenant, webhooks.c.id == webhook_id)
@@ -160,11 +178,8 @@ def _to(tenant: str, webhook_id: str) -> Any:
     return and_(webhook_deliveries.c.tenant == tenant, webhook_deliveries.c.webhook_id == webhook_id)
 
 
-def _one(rows: Sequence[Row[Any]]) -> Webhook | None:
-    return webhook_of(rows[0]) if rows else None
-
-
-def webhook_of(row: Row[Any]) -> Webhook:
+async def webhook_of(content: Content, row: Row[Any]) -> Webhook:
+    """Raises ContentUnreadable, Unavailable."""
     return Webhook(
         id=row.id,
         tenant=row.tenant,
@@ -172,7 +187,7 @@ def webhook_of(row: Row[Any]) -> Webhook:
         events=row.events,
         description=row.description,
         include_output=row.include_output,
-        secrets=_secrets(row.secrets),
+        secrets=await _secrets(content, row),
         created_at=row.created_at,
         failing_since=row.failing_since,
         disabled_at=row.disabled_at,
@@ -181,17 +196,17 @@ def webhook_of(row: Row[Any]) -> Webhook:
 
 
 def _stored(secrets: Sequence[Secret]) -> list[dict[str, str | None]]:
-    """Secrets at rest, here and nowhere else."""
     return [
         {"secret": secret.value, "until": None if secret.until is None else secret.until.isoformat()}
         for secret in secrets
     ]
 
 
-def _secrets(stored: Sequence[Mapping[str, Any]]) -> list[Secret]:
+async def _secrets(content: Content, row: Row[Any]) -> list[Secret]:
+    opened = await content.opened(WEBHOOKS, row.tenant, row.id, {"secrets": row.secrets})
     return [
         Secret(each["secret"], None if each["until"] is None else datetime.fromisoformat(each["until"]))
-        for each in stored
+        for each in opened["secrets"]
     ]
 
 

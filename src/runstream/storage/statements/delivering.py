@@ -59,6 +59,12 @@ _ATTEMPTS = """
 """
 """Another at the end; where there are many, without the first."""
 
+PUT_BACK = text(f"""
+    WITH whose AS (SELECT :whose)
+    UPDATE webhook_deliveries SET tries = tries - 1, due_at = now() + interval '1 minute'
+    WHERE {_ONE} AND status = 'pending' AND tries = :number
+""").bindparams(WHOSE)  # noqa: S608 - the text is all ours
+"""As if it had not been taken, but later."""
 DELIVERED = text(f"""
     WITH whose AS (SELECT :whose)
     UPDATE webhook_deliveries SET status = 'delivered', ended_at = now(), attempts = {_ATTEMPTS}
