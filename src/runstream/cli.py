@@ -19,6 +19,8 @@ keys = typer.Typer(no_args_is_help=True, help="API keys: create, list, rotate, r
 app.add_typer(keys, name="keys")
 runs = typer.Typer(no_args_is_help=True, help="Runs, straight at the database: list, show, retry, cancel.")
 app.add_typer(runs, name="runs")
+encryption = typer.Typer(no_args_is_help=True, help="Content that is encrypted in the database: status, rotate.")
+app.add_typer(encryption, name="encryption")
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")]
@@ -207,6 +209,33 @@ def list_audit(
     asked = listed(tenant=tenant, action=action, target=target, principal=principal, since=since, limit=limit)
     for line in asyncio.run(asked):
         print(line)
+
+
+@encryption.command("status")
+def encryption_status(
+    content: Annotated[bool, typer.Option("--content", help="Look through all rows, too.")] = False,
+) -> None:
+    """Which keys encrypt what is there, and whether they are given."""
+    from runstream.encryption import status
+
+    asyncio.run(_printed(status(content=content)))
+
+
+@encryption.command("rotate")
+def rotate_encryption(
+    content: Annotated[
+        bool, typer.Option("--content", help="Encrypt all content with new data keys, what is not encrypted yet too.")
+    ] = False,
+) -> None:
+    """Wrap all data keys by the first of RUNSTREAM_ENCRYPTION_KEYS; what was interrupted goes on."""
+    from runstream.encryption import rotate
+
+    asyncio.run(_printed(rotate(content=content)))
+
+
+async def _printed(lines: AsyncIterator[str]) -> None:
+    async for line in lines:
+        print(line, flush=True)
 
 
 async def _told(done: str, steps: AsyncIterator[tuple[bool, str]]) -> int:

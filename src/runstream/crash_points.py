@@ -54,6 +54,8 @@ class Point(StrEnum):
     """A run that had ended is queued for another attempt, without a job."""
     WEBHOOK_ANSWERED = "webhook.answered"
     """A webhook's receiver has answered, and nobody has written that down."""
+    RESEAL_WRITTEN = "reseal.written"
+    """A batch of rows is encrypted anew, and others are not."""
 
 
 class _Trap:

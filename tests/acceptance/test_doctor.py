@@ -68,6 +68,7 @@ def test_all_is_well_where_everything_is_right(examine: Examine) -> None:
         "database",
         "migrations",
         "tenants",
+        "encryption",
         "redis",
         "provider",
     ]
@@ -133,7 +134,10 @@ def test_a_role_that_may_not_write_the_tables_is_a_problem(examine: Examine, dat
     finally:
         execute(database_url, "DROP OWNED BY reader; DROP ROLE reader")
     (problem, *_) = report.lines("problem", "database")
-    tables = "api_keys, attempts, audit, feedback, ledger, runs, spend_quarters, tenants, webhook_deliveries, webhooks:"
+    tables = (
+        "api_keys, attempts, audit, data_keys, feedback, ledger, runs, spend_quarters, tenants, webhook_deliveries, "
+        "webhooks:"
+    )
     assert f"may not write {tables}" in problem
 
 
@@ -213,7 +217,7 @@ def test_models_that_are_no_json_are_told_by_their_variable_and_the_rest_is_stil
     report = examine(models=f'{{"fast": [{SECRET}')
     assert report.code == 1
     assert report.lines("problem", "configuration")[0].startswith("configuration  RUNSTREAM_MODELS: It takes JSON")
-    assert len(report.lines("ok")) == 5
+    assert len(report.lines("ok")) == 6
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 
 from runstream.doctor.configuration import check_configuration
 from runstream.doctor.database import check_database, check_migrations
+from runstream.doctor.encryption import check_encryption
 from runstream.doctor.finding import Finding, Mark
 from runstream.doctor.moderation import check_moderation
 from runstream.doctor.providers import check_provider
@@ -41,6 +42,7 @@ def _checks(settings: Settings, refused: Sequence[str]) -> Iterator[tuple[str, C
     yield "database", check_database(settings)
     yield "migrations", check_migrations(settings)
     yield "tenants", check_tenants(settings)
+    yield "encryption", check_encryption(settings)
     yield "redis", check_redis(settings)
     for name in settings.providers:
         yield "provider", check_provider(settings, name)
