@@ -162,11 +162,11 @@ async def test_a_plain_text_that_looks_sealed_is_told_as_it_was_said(plain: RunS
         for store in (plain, sealed):
             run_id = await asked(store)
             await store.claim(TENANT, run_id, "worker-1")
-            ending = Ending(Status.COMPLETED, 1, [], text, reasoning=text)
+            ending = Ending(Status.FAILED, 1, [], text, error={"code": "c", "message": text}, reasoning=text)
             assert await store.end(TENANT, run_id, ending, was=Status.RUNNING, attempt=1)
             run = await sealed.get(Owner(TENANT, None), run_id)
             assert run
-            assert (run.output, run.reasoning) == (text, text)
+            assert (run.output, run.reasoning, run.error) == (text, text, ending.error)
 
 
 @pytest.mark.parametrize(
@@ -283,6 +283,21 @@ async def test_all_that_is_plain_is_sealed(
     assert webhook.secrets == WEBHOOK.secrets
     data = await database.fetchval("select data ->> 'metadata' from webhook_deliveries")
     assert data.startswith("sealed:")
+
+
+async def test_content_that_statements_take_away_is_gone_and_the_rest_is_sealed_anew(
+    sealed: RunStore, overall: AsyncEngine, database: asyncpg.Connection
+) -> None:
+    run_id = await ended(sealed)
+    removed = """input = 'null', output = null, error = error || '{"message": "It was removed."}'"""
+    await database.execute(f"update runs set {removed}")
+    await resealed(overall)
+    done = await resealed(overall)
+    assert (done.rows, done.unreadable) == (2, 0)
+    run = await sealed.get(Owner(TENANT, None), run_id)
+    assert run
+    assert (run.input, run.output, run.reasoning) == (None, None, ENDING.reasoning)
+    assert run.error == {"code": "provider_refused", "message": "It was removed."}
 
 
 async def test_a_rotation_of_data_keys_that_was_interrupted_goes_on_and_drops_the_old_ones_when_it_may(

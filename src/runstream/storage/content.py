@@ -1,9 +1,9 @@
 """What rows hold of content: sealed where it is written, opened where it is read, and as it is where nothing is sealed.
 
 A value opens in the row and column that it was sealed for. Sealed values are told from plain ones by themselves: in
-columns of JSON, whose plain values are objects and lists, a sealed one is a string; a sealed text begins with a mark,
-and a plain one that begins so is marked as plain; sealed bytes are longer than a hash. So rows of before and of after
-stand side by side.
+columns of JSON, whose plain values are objects and lists, a sealed one is a string; a sealed text, such as an
+error's message, begins with a mark, and a plain one that begins so is marked as plain; sealed bytes are longer than a
+hash. So rows of before and of after stand side by side.
 
 A table that is to hold content needs a Part, its statements to be given what `sealed` answers, what reads it to go
 through `opened`, and a line in `statements.sealing.SEALED`, for rotations to find it.
@@ -40,6 +40,10 @@ class Part:
     def place(self, tenant: str, row: str, column: str) -> str:
         return f"{tenant}/{self.table.name}.{column}/{row}"
 
+    def is_error(self, column: str) -> bool:
+        """Of which the message alone is content: its code is looked for, and stays when the message is removed."""
+        return column == "error"
+
     def is_json(self, column: str) -> bool:
         return isinstance(self.table.c[column].type, JSONB)
 
@@ -69,7 +73,7 @@ class Content:
         """The values by column, with what is content among them sealed. Raises ContentUnreadable, Unavailable."""
         content = {name: value for name in part.columns if (value := values.get(name))}
         if self._keys is None or not content:
-            return {**values, **{name: _plain(value) for name, value in content.items()}}
+            return {**values, **{name: _plain(part, name, value) for name, value in content.items()}}
         key = await self._keys.newest(tenant)
         return {**values, **{name: seal(key, part, tenant, row, name, value) for name, value in content.items()}}
 
@@ -89,6 +93,8 @@ class Content:
             return values
         try:
             opened = {name: await self._open(part, tenant, row, name, text) for name, text in found.items()}
+            if "error" in opened:
+                opened["error"] = {**values["error"], "message": opened["error"]}
         except ContentUnreadable as error:
             if strict:
                 raise
@@ -103,9 +109,9 @@ class Content:
             raise ContentUnreadable
         key = await self._keys.named(tenant, key_of(text))
         value = key.open(text, part.place(tenant, row, column))
-        if part.is_json(column):
-            return orjson.loads(value)
-        return value if part.is_bytes(column) else value.decode()
+        if part.is_bytes(column):
+            return value
+        return orjson.loads(value) if part.is_json(column) and not part.is_error(column) else value.decode()
 
 
 PLAIN: Final = Content()
@@ -121,20 +127,31 @@ def content_with(engine: AsyncEngine, masters: MasterKeys | None) -> Content:
     return PLAIN if masters is None else Content(DataKeys(engine, masters))
 
 
-def seal(key: DataKey, part: Part, tenant: str, row: str, column: str, value: Any) -> str | bytes:
+def seal(key: DataKey, part: Part, tenant: str, row: str, column: str, value: Any) -> Any:
     """As the column is to hold it."""
+    if part.is_error(column):
+        return {**value, "message": key.seal(value["message"].encode(), part.place(tenant, row, column))}
     if part.is_bytes(column):
         return key.seal(value, part.place(tenant, row, column)).encode()
     plain = orjson.dumps(value) if part.is_json(column) else value.encode()
     return key.seal(plain, part.place(tenant, row, column))
 
 
-def _plain(value: Any) -> Any:
-    return _PLAIN + value if isinstance(value, str) and value.startswith(MARK) else value
+def _plain(part: Part, column: str, value: Any) -> Any:
+    if part.is_error(column):
+        return {**value, "message": _unmarked(value["message"])}
+    return _unmarked(value) if isinstance(value, str) else value
+
+
+def _unmarked(text: str) -> str:
+    return _PLAIN + text if text.startswith(MARK) else text
 
 
 def _marked(part: Part, column: str, value: Any) -> str | None:
-    """The value where it is not plain."""
+    """What of the value is not plain."""
+    if part.is_error(column):
+        value = value["message"]
+        return value if value.startswith(MARK) else None
     if isinstance(value, str):
         return value if part.is_json(column) or value.startswith(MARK) else None
     return value.decode("latin-1") if part.is_bytes(column) and len(value) > _HASH_LENGTH else None

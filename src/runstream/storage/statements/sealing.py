@@ -53,11 +53,11 @@ def _sealed_table(
     same = " AND ".join(f"one.{each} = given.{each}" for each in key)
     shown = ", ".join(f"{read} AS {column}" for column, read in columns.items())
     wanted = " OR ".join(_wanted(part, column, read) for column, read in columns.items())
-    members = ", ".join(f"'{column}', given.{column}" for column in columns)
+    members = ", ".join(f"'{column}', coalesce(given.{column}, one.{within} -> '{column}')" for column in columns)
     written = (
         f"{within} = one.{within} || jsonb_build_object({members})"
         if within
-        else ", ".join(f"{column} = given.{column}" for column in columns)
+        else ", ".join(f"{column} = coalesce(given.{column}, one.{column})" for column in columns)
     )
     there = f"one.{within} <> '{{}}'" if within else "true"
     look = f"""
@@ -99,6 +99,8 @@ def _type(part: Part, column: str) -> str:
 
 def _wanted(part: Part, column: str, read: str) -> str:
     """Whether it holds anything that the newest key has not sealed."""
+    if part.is_error(column):
+        return f"NOT starts_with({read} ->> 'message', {_SEALED_BY})"
     if part.is_json(column):
         return f"""
             CASE jsonb_typeof({read}) WHEN 'null' THEN false
