@@ -6,7 +6,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from decimal import Decimal
-from functools import partial
+from functools import cache, partial
 from types import FrameType
 
 import uvicorn
@@ -17,13 +17,28 @@ from runstream.access.authenticate import Authenticate
 from runstream.access.check import KeyCheck
 from runstream.access.failures import Failures
 from runstream.access.keys import Keys
-from runstream.api import audit, errors, events, feedback, keys, limits, operations, runs, usage, webhooks
+from runstream.api import (
+    audit,
+    errors,
+    events,
+    feedback,
+    flags,
+    keys,
+    limits,
+    operations,
+    plans,
+    runs,
+    tenants,
+    usage,
+    webhooks,
+)
 from runstream.api.connection import Gate, room_for
 from runstream.api.context import CheckedBody, RequestContext, Shortcut
 from runstream.api.cors import allow_origins
 from runstream.api.documents import describe
 from runstream.api.services import Services
 from runstream.connections import input_limits, master_keys, model_routes, open_log, prices, redis_client
+from runstream.connections import limits as limits_of
 from runstream.console.routes import console_router
 from runstream.counters.book import Book
 from runstream.crash_points import arm
@@ -32,10 +47,11 @@ from runstream.domain.usage import Usage
 from runstream.features.registry import FEATURES
 from runstream.garbage import look_seldom
 from runstream.gateway.admission import Admission, Wanted
-from runstream.gateway.limits import Limits
 from runstream.gateway.routes import RouteQuery, Routes
 from runstream.logs import configure
+from runstream.queue.control import listen
 from runstream.queue.enqueue import JobQueue
+from runstream.queue.names import TERMS_CHANNEL
 from runstream.redis_script import Scripts
 from runstream.runs.backlog import Backlog
 from runstream.runs.cancel import Cancel
@@ -49,6 +65,7 @@ from runstream.storage.command import opened
 from runstream.storage.condition import warn_of_wall
 from runstream.storage.content import content_with
 from runstream.storage.database import OVERALL, asyncpg_url, connect, open_pool
+from runstream.storage.documents import FLAGS, PLANS, DocumentStore
 from runstream.storage.feedback import FeedbackStore
 from runstream.storage.keys import KeyStore
 from runstream.storage.lists import AllRuns, RunLists
@@ -57,8 +74,12 @@ from runstream.storage.required_keys import require
 from runstream.storage.runs import RunStore
 from runstream.storage.spend import SpendStore
 from runstream.storage.tenancy import Role
+from runstream.storage.terms import TermsStore
 from runstream.storage.webhooks import WebhookStore
 from runstream.stream.hub import Hub
+from runstream.terms.copy import TermsCopy
+from runstream.terms.documents import Named
+from runstream.terms.tenants import Tenants
 from runstream.webhooks.endpoints import Endpoints
 
 _PATIENCE = 2.0
@@ -74,7 +95,15 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with _services(settings, routes) as services:
             app.state.services = services
-            running = [asyncio.create_task(services.hub.run()), asyncio.create_task(services.key_check.run())]
+            running = [
+                asyncio.create_task(loop)
+                for loop in (
+                    services.hub.run(),
+                    services.key_check.run(),
+                    services.terms.run(),
+                    services.listening(),
+                )
+            ]
             look_seldom()
             try:
                 yield
@@ -100,6 +129,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(keys.router)
     app.include_router(audit.router)
     app.include_router(feedback.router)
+    app.include_router(tenants.router)
+    app.include_router(plans.router)
+    app.include_router(flags.router)
     if settings.console:
         key = settings.console_key.get_secret_value() if settings.console_key else None
 
@@ -148,7 +180,16 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
     jobs = JobQueue(scripts)
     token_log = open_log(settings, waiting, scripts)
     book = Book(redis, scripts)
-    admission = _admission(settings, routes, book, BudgetStore(engine))
+    terms_store = TermsStore(overall)
+    terms = await _terms(terms_store)
+    holding = limits_of(settings, terms)
+    admission = Admission(
+        holding,
+        book,
+        BudgetStore(engine),
+        price=_price(settings, routes, at_once=holding.of_cost),
+        reserved_output=settings.reserved_output_tokens,
+    )
     hub = Hub(
         waiting,
         events.frame,
@@ -162,6 +203,7 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
     )
     submit = Submit(
         store=store,
+        terms=terms,
         backlog=backlog,
         admission=admission,
         jobs=jobs,
@@ -187,12 +229,18 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
         queue=settings.queue,
         hub=hub,
         submit=submit,
-        retry=Retry(store=store, jobs=jobs, backlog=backlog, admission=admission),
+        retry=Retry(store=store, terms=terms, jobs=jobs, backlog=backlog, admission=admission),
         cancel=Cancel(store=store, token_log=token_log, book=book, redis=redis, watch=watch),
         watch=watch,
         endpoints=Endpoints(WebhookStore(engine, content), private=settings.webhook_private),
         audit=AuditStore(engine, overall),
         feedback=FeedbackStore(engine, content),
+        terms=terms,
+        limits=holding,
+        tenants=Tenants(terms_store, redis, terms),
+        plans=Named("plan", DocumentStore(overall, PLANS), redis, terms),
+        flags=Named("flag", DocumentStore(overall, FLAGS), redis, terms),
+        listening=partial(listen, waiting, {TERMS_CHANNEL: terms.tell}),
     )
     await scripts.aclose()
     await redis.aclose()
@@ -201,20 +249,23 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
     await overall.dispose()
 
 
-def _admission(settings: Settings, routes: Routes, book: Book, budgets: BudgetStore) -> Admission:
-    given = settings.limits
-    limits = Limits(given.bounds(), {tenant: own.bounds() for tenant, own in given.tenants.items()})
-    price = _price(settings, routes) if limits.of_cost else lambda wanted, usage: None
-    return Admission(limits, book, budgets, price=price, reserved_output=settings.reserved_output_tokens)
+async def _terms(store: TermsStore) -> TermsCopy:
+    """Read, unless Postgres does not answer yet: then it is, as soon as that does."""
+    terms = TermsCopy(store)
+    with suppress(Unavailable):
+        await terms.read()
+    return terms
 
 
-def _price(settings: Settings, routes: Routes) -> Callable[[Wanted, Usage], Decimal | None]:
+def _price(settings: Settings, routes: Routes, *, at_once: bool) -> Callable[[Wanted, Usage], Decimal | None]:
     """What a run costs at its first target. Prices take memory, and time to load: only who needs them does."""
-    listed = prices(settings)
+    listed = cache(partial(prices, settings))
+    if at_once:
+        listed()
 
     def price(wanted: Wanted, usage: Usage) -> Decimal | None:
         query = RouteQuery(wanted.run_id, wanted.party.tenant, wanted.model, wanted.input, wanted.complexity)
-        return listed.called(routes.targets(query)[0], usage).cost
+        return listed().called(routes.targets(query)[0], usage).cost
 
     return price
 

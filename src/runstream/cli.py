@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from runstream import commands
 from runstream.client.access import DEFAULT_URL
 from runstream.domain.audit import Action
 from runstream.domain.errors import InvalidRequest, RunstreamError
@@ -21,6 +22,9 @@ runs = typer.Typer(no_args_is_help=True, help="Runs, straight at the database: l
 app.add_typer(runs, name="runs")
 encryption = typer.Typer(no_args_is_help=True, help="Content that is encrypted in the database: status, rotate.")
 app.add_typer(encryption, name="encryption")
+app.add_typer(commands.tenants, name="tenants")
+app.add_typer(commands.plans, name="plans")
+app.add_typer(commands.flags, name="flags")
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")]

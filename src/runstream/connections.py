@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,10 @@ from redis.exceptions import ConnectionError
 
 from runstream.counters.key_turns import Rate
 from runstream.domain.errors import ConfigurationError
+from runstream.domain.terms import Terms
 from runstream.domain.usage import Rates
 from runstream.gateway.guards.limits import InputLimits
+from runstream.gateway.limits import Limits
 from runstream.gateway.pricing import Prices
 from runstream.gateway.routes import Routes, TargetConfig
 from runstream.providers.base import ProviderConfig, Timeouts
@@ -124,6 +126,11 @@ def prices(settings: Settings) -> Prices:
     """Loads the list prices, which take memory and time."""
     addresses = {name: provider.base_url for name, provider in settings.providers.items()}
     return Prices(addresses, {name: Rates(*rates) for name, rates in settings.prices.items()})
+
+
+def limits(settings: Settings, terms: Callable[[], Terms]) -> Limits:
+    given = settings.limits
+    return Limits(given.bounds(), {tenant: own.bounds() for tenant, own in given.tenants.items()}, terms)
 
 
 def input_limits(settings: Settings) -> InputLimits:

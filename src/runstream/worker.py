@@ -38,12 +38,14 @@ from runstream.gateway.line import Line
 from runstream.gateway.turn import Lines
 from runstream.logs import configure
 from runstream.providers.registry import build
-from runstream.queue.control import listen_for_cancels
+from runstream.queue.control import listen
 from runstream.queue.doorbell import WokenWorker
 from runstream.queue.enqueue import JobQueue
 from runstream.queue.lease import Lease
+from runstream.queue.names import TERMS_CHANNEL, control_channel
 from runstream.redis_script import Scripts
 from runstream.runs.execute import Execute
+from runstream.runs.halt import Halt
 from runstream.runs.reconcile import Reconcile
 from runstream.runs.recover import Sweep
 from runstream.runs.sharing.answers import Answers
@@ -59,10 +61,14 @@ from runstream.storage.deliveries import DeliveryStore
 from runstream.storage.leases import LeaseStore
 from runstream.storage.left_behind import LeftBehind
 from runstream.storage.pace import PaceStore
+from runstream.storage.removal import RemovalStore
 from runstream.storage.required_keys import require
 from runstream.storage.runs import RunStore
 from runstream.storage.tenancy import Role
+from runstream.storage.terms import TermsStore
 from runstream.stream.writer import WriteLoop
+from runstream.terms.copy import TermsCopy
+from runstream.terms.removal import Removal
 from runstream.webhooks.deliver import Deliver, Schedule
 from runstream.webhooks.sender import Sender
 
@@ -121,6 +127,8 @@ class _Process:
             write_loop=self._write_loop,
             gateway=self._gateway,
         )
+        self._terms_store = TermsStore(self._sweep_engine)
+        self._terms = TermsCopy(self._terms_store)
         self._execute = self._executing()
         self._sweep = self._sweeping()
         self._spend_watch = self._watching_spend()
@@ -148,12 +156,17 @@ class _Process:
             retry_delays=settings.retry_delays,
             max_output_chars=settings.max_output_chars,
             lease_holds=self._lease.holds,
+            terms=self._terms,
         )
 
     def _sweeping(self) -> Sweep:
+        left = LeftBehind(self._sweep_engine)
+        removal = Removal(
+            RemovalStore(self._sweep_engine), self._terms_store, self._token_log, self._redis, self._terms
+        )
         return Sweep(
             store=self._store,
-            left=LeftBehind(self._sweep_engine),
+            left=left,
             leases=self._leases,
             jobs=self._jobs,
             token_log=self._token_log,
@@ -164,6 +177,7 @@ class _Process:
             steady=lambda: self._lease.steady,
             call_unseen=self._gateway.call_unseen,
             stop_answer=self._gateway.stop,
+            also=[Halt(left, self._redis, self._terms), removal],
         )
 
     def _watching_spend(self) -> SpendWatch | None:
@@ -212,7 +226,11 @@ class _Process:
                 self._sweep.run(),
                 self._shared_calls.run(),
                 deliver.run(),
-                listen_for_cancels(self._waiting, self._id, self._execute.cancel),
+                listen(
+                    self._waiting,
+                    {control_channel(self._id): self._execute.cancel, TERMS_CHANNEL: self._terms.tell},
+                ),
+                self._terms.run(),
                 _pick(worker),
                 *([self._spend_watch.run()] if self._spend_watch else []),
             )
@@ -244,10 +262,12 @@ class _Process:
         return stopping, hurrying
 
     async def _take_lease(self, stopping: asyncio.Event) -> None:
+        """And read on what terms tenants are served."""
         while not stopping.is_set():
             try:
                 await require(self._sweep_engine, self._masters)
                 await self._lease.take()
+                await self._terms.read()
             except Unavailable as error:
                 log.warning("lease_not_taken", error=error.message)
                 await asyncio.sleep(_PAUSE)

@@ -26,6 +26,8 @@ _MODELS = (
 )
 _SLOW_MODELS = ("sim:300:50", "hang:1")
 _IDS = {"run_id": "run", "key_id": "key", "webhook_id": "whk", "delivery_id": "evt"}
+_NAMES = {"tenant_id": ("other-1", "other-2", "nobody"), "name": ("one", "two", "nothing")}
+"""Of tenants of which nobody here is: those are suspended and removed."""
 _URLS = ("https://example.com/hook", "http://127.0.0.1:9/", "https://[::1]/", "https://a.invalid:99999/", "ftp://a/")
 _WAIT = 1.0
 
@@ -55,6 +57,7 @@ class Asks:
                 "user": lambda: random.choice(USERS),
                 "feature": lambda: "chat",
                 "url": lambda: random.choice(_URLS),
+                "id": lambda: random.choice(_NAMES["tenant_id"]),
                 "wait": lambda: random.choice([0, 0.2, _WAIT]),
                 "after": known.event,
                 "Last-Event-ID": known.event,
@@ -76,6 +79,7 @@ class Asks:
         names = {
             name: self._known.id(prefix, self._asking.sees) for name, prefix in _IDS.items() if f"{{{name}}}" in path
         }
+        names |= {name: random.choice(some) for name, some in _NAMES.items() if f"{{{name}}}" in path}
         query, own = self._parameters(operation)
         headers = [("Host", "api.test"), ("Connection", "close"), *asking.headers, *own]
         if random.random() < 0.3:

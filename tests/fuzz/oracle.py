@@ -20,6 +20,8 @@ _OF_ALL = "GET /v1/audit"
 _FOR_USERS = "/{run_id}/feedback"
 """What a server writes of a user's run, that user is shown."""
 _OPERATORS = (None, None)
+_OF_OPERATORS = re.compile(r"[A-Z]+ /v1/(tenants|plans|flags)\b")
+"""What these show is what operators wrote, for whichever tenant."""
 _OF_ANY = frozenset({400, 431})
 """What a request is answered that is no HTTP, or has too large a head, whatever it asks for."""
 _ERROR = {"code", "message", "param", "request_id"}
@@ -54,7 +56,7 @@ class Oracle:
             yield from self._forms(asked, answer)
             yield from self._late(asked, answer)
         of_all = asked.operation == _OF_ALL and sees is not None and sees.tenant is None
-        if sees is not None and not asked.broken and not of_all:
+        if sees is not None and not asked.broken and not of_all and not _OF_OPERATORS.match(asked.operation):
             yield from self._shown(asked, answer, sees)
 
     def _forms(self, asked: Ask, answer: Answer) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from matrix.things import Thing
+from matrix.things import OF_OPERATORS, Thing
 from runstream.access.keys import Keys
 from runstream.access.secrets import new_key
 from runstream.domain.principal import Kind, Scope
@@ -18,7 +18,8 @@ OF_USERS = ALL - {Scope.ADMIN}
 class Column:
     """Of the tenant, or of one user of it, and makes runs of the user `maker`, if of any.
 
-    `refused` is what it is answered wherever a key is asked for; it `lacks` the scope, if it is for that.
+    An `operator` sees all tenants, unless it names one. `refused` is what it is answered wherever a key is asked for;
+    it `lacks` the scope, if it is for that.
     """
 
     name: str
@@ -29,8 +30,11 @@ class Column:
     maker: str | None = None
     refused: int | None = None
     lacks: bool = False
+    operator: bool = False
 
     def sees(self, thing: Thing) -> bool:
+        if thing.kind in OF_OPERATORS or (thing.kind == "tenant" and self.tenant is None):
+            return self.operator
         return thing.tenant == self.tenant and (self.user is None or self.user == thing.user)
 
 
@@ -73,8 +77,8 @@ async def columns(keys: Keys, scope: Scope | None) -> list[Column]:
         Column("server without a user", _bearing(nameless), "acme", None, ALL),
         Column("server for a user", _bearing(server) | ada, "acme", "ada", OF_USERS, "ada"),
         Column("server naming another tenant", _bearing(server) | globex, refused=403),
-        Column("operator", _bearing(operator), None, None, ALL),
-        Column("operator for a tenant", _bearing(operator) | acme, "acme", None, ALL),
+        Column("operator", _bearing(operator), None, None, ALL, operator=True),
+        Column("operator for a tenant", _bearing(operator) | acme, "acme", None, ALL, operator=True),
         Column("operator for its user", _bearing(operator) | acme | ada, "acme", "ada", OF_USERS, "ada"),
         Column("operator for another's user", _bearing(operator) | globex | ada, "globex", "ada", OF_USERS, "ada"),
         Column("operator naming no tenant that is there", _bearing(operator) | {"Runstream-Tenant": "x"}, refused=404),

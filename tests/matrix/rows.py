@@ -17,7 +17,8 @@ class Row:
 
     `of` is the kind of thing that the address names, each time a new one; `shows` is the kind of which all are shown
     that who asks may see; `made` has the thing that the answer names be of who asked. Who names no
-    tenant is shown all of it where it is `of_all`.
+    tenant is shown all of it where it is `of_all`. What is for `operators` is so whether or not they name a tenant;
+    with `own`, who administers a tenant may as well, of its own.
     """
 
     scope: Scope | None
@@ -28,6 +29,8 @@ class Row:
     of_all: bool = False
     body: dict[str, Any] | None = None
     query: str = ""
+    operators: bool = False
+    own: bool = False
 
 
 ROWS = {
@@ -51,6 +54,19 @@ ROWS = {
     "POST /v1/keys/{key_id}/rotate": Row(Scope.ADMIN, 201, of="key", body={}),
     "DELETE /v1/keys/{key_id}": Row(Scope.ADMIN, 204, of="key"),
     "GET /v1/audit": Row(Scope.ADMIN, 200, shows="entry", of_all=True, query="?limit=100"),
+    "POST /v1/tenants": Row(Scope.ADMIN, 409, operators=True, body={"id": "acme"}),
+    "GET /v1/tenants": Row(Scope.ADMIN, 200, operators=True),
+    "GET /v1/tenants/{tenant_id}": Row(Scope.ADMIN, 200, of="tenant", operators=True, own=True),
+    "PATCH /v1/tenants/{tenant_id}": Row(Scope.ADMIN, 200, of="tenant", operators=True, body={"status": "active"}),
+    "DELETE /v1/tenants/{tenant_id}": Row(Scope.ADMIN, 409, of="tenant", operators=True),
+    "GET /v1/plans": Row(Scope.ADMIN, 200, shows="plan", operators=True),
+    "GET /v1/plans/{name}": Row(Scope.ADMIN, 200, of="plan", operators=True),
+    "PUT /v1/plans/{name}": Row(Scope.ADMIN, 200, of="plan", operators=True, body={"retention_days": 7}),
+    "DELETE /v1/plans/{name}": Row(Scope.ADMIN, 204, of="plan", operators=True),
+    "GET /v1/flags": Row(Scope.ADMIN, 200, shows="flag", operators=True),
+    "GET /v1/flags/{name}": Row(Scope.ADMIN, 200, of="flag", operators=True),
+    "PUT /v1/flags/{name}": Row(Scope.ADMIN, 200, of="flag", operators=True, body={"of": {"model": "nothing"}}),
+    "DELETE /v1/flags/{name}": Row(Scope.ADMIN, 204, of="flag", operators=True),
     "POST /v1/webhooks": Row(Scope.ADMIN, 201, body={"url": "https://example.com/"}),
     "GET /v1/webhooks": Row(Scope.ADMIN, 200, shows="webhook"),
     "GET /v1/webhooks/{webhook_id}": Row(Scope.ADMIN, 200, of="webhook"),
@@ -68,13 +84,12 @@ def expected(row: Row, column: Column, thing: Thing | None) -> int:
         return row.ok
     if column.refused is not None:
         return column.refused
-    if row.scope not in column.scopes:
+    if row.scope not in column.scopes or (row.operators and not column.operator and not row.own):
         return 403
-    if (column.tenant is None and not row.of_all) or (row.made and column.maker is None):
+    everywhere = row.of_all or (row.operators and column.operator)
+    if (column.tenant is None and not everywhere) or (row.made and column.maker is None):
         return 400
-    if thing is not None and not column.sees(thing):
-        return 404
-    return row.ok
+    return 404 if thing is not None and not column.sees(thing) else row.ok
 
 
 def may_see(row: Row, column: Column, thing: Thing) -> bool:

@@ -17,13 +17,22 @@ from runstream.domain.principal import Kind, Owner
 from runstream.domain.run import Ending, Request, Status
 from runstream.domain.webhook import WebhookEvent
 from runstream.storage.audit import AuditStore
+from runstream.storage.documents import FLAGS, PLANS, DocumentStore
 from runstream.storage.feedback import FeedbackStore
 from runstream.storage.runs import RunStore
 from runstream.storage.webhooks import WebhookStore
 from runstream.webhooks.endpoints import Endpoints
 
 WORKER = "worker"
-_TABLES = {"key": "api_keys", "webhook": "webhooks", "delivery": "webhook_deliveries"}
+OF_OPERATORS = {"plan", "flag"}
+_TABLES = {
+    "flag": "flags",
+    "plan": "plans",
+    "tenant": "tenants",
+    "key": "api_keys",
+    "webhook": "webhooks",
+    "delivery": "webhook_deliveries",
+}
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,9 @@ class Things:
             "judged run": self._judged,
             "feedback": self._feedback,
             "spend": self._spend,
+            "tenant": self._tenant,
+            "plan": self._plan,
+            "flag": self._flag,
             "key": self._key,
             "webhook": self._webhook,
             "delivery": self._delivery,
@@ -75,7 +87,8 @@ class Things:
         """All that is kept of it."""
         table = _TABLES.get(thing.kind, "runs")
         async with self._engine.connect() as connection:
-            query = text(f"select to_jsonb(t) from {table} t where id = :id")
+            column = "name" if thing.kind in OF_OPERATORS else "id"
+            query = text(f"select to_jsonb(t) from {table} t where {column} = :id")
             return (await connection.execute(query, {"id": thing.id})).scalar_one()
 
     async def owner_of_run(self, run_id: str) -> tuple[str, str]:
@@ -129,6 +142,19 @@ class Things:
         entry = by.entry(Action.KEY_REVOKED, tenant=tenant, target=new_id("key"))
         await AuditStore(self._engine, self._engine).append(entry)
         return Thing("entry", entry.id, tenant, None, entry.id)
+
+    async def _tenant(self, tenant: str, user: str) -> Thing:
+        return Thing("tenant", tenant, tenant, None, f'{{"id":"{tenant}"')
+
+    async def _plan(self, tenant: str, user: str) -> Thing:
+        name = new_id("plan")
+        await DocumentStore(self._engine, PLANS).put(name, {})
+        return Thing("plan", name, tenant, None, name)
+
+    async def _flag(self, tenant: str, user: str) -> Thing:
+        name = new_id("flag")
+        await DocumentStore(self._engine, FLAGS).put(name, {"of": {"model": name}})
+        return Thing("flag", name, tenant, None, name)
 
     async def _key(self, tenant: str, user: str) -> Thing:
         record, _ = await self._keys.create(kind=Kind.USER, tenant=tenant, user=user)

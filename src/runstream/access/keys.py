@@ -47,7 +47,7 @@ class Keys:
     ) -> Made:
         """A new key; its tenant is made if it is new. It has all scopes that such a key has, if none are named.
 
-        Raises InvalidField, MissingScope, Unavailable.
+        Raises InvalidField, MissingScope, Conflict where the tenant is being removed, Unavailable.
         """
         _check_whose(kind, tenant, user)
         wanted = frozenset(_DEFAULT[kind] & frozenset(granted) if scopes is None else scopes)

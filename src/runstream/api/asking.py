@@ -10,7 +10,7 @@ from fastapi.security.base import SecurityBase
 from structlog.contextvars import bind_contextvars
 
 from runstream.api.services import Services
-from runstream.domain.errors import InvalidField, NotFound, Unauthenticated
+from runstream.domain.errors import Forbidden, InvalidField, NotFound, Unauthenticated
 from runstream.domain.principal import Kind, Principal, RunAct, Scope
 
 _TENANT, _USER = "runstream-tenant", "runstream-user"
@@ -26,14 +26,17 @@ _MODEL = HTTPBearer(
 class _May(SecurityBase):
     """Lets those ask who have the scope, or are restricted to the run of the address and may do `act` to it.
 
+    With `operators`, those of them alone who run the service.
+
     Raises Unauthenticated, Forbidden, NotFound, InvalidField.
     """
 
-    def __init__(self, scope: Scope, act: RunAct | None = None) -> None:
+    def __init__(self, scope: Scope, act: RunAct | None = None, *, operators: bool = False) -> None:
         self.model = _MODEL
         self.scheme_name = "HTTPBearer"
         self.scope = scope
         self.act = act
+        self.operators = operators
 
     async def __call__(self, request: Request) -> Principal:
         services: Services = request.app.state.services
@@ -48,6 +51,8 @@ class _May(SecurityBase):
             if principal.kind is Kind.OPERATOR and tenant and not await services.keys.has_tenant(tenant):
                 raise NotFound("There is no such tenant.", param="Runstream-Tenant")
         principal.check(self.scope, self.act, request.path_params.get("run_id"))
+        if self.operators and principal.kind is not Kind.OPERATOR:
+            raise Forbidden("This is for who runs the service.")
         bind_contextvars(tenant=principal.tenant)
         return principal
 
@@ -58,6 +63,7 @@ Listing = Annotated[Principal, Security(_May(Scope.RUNS_READ))]
 Reading = Annotated[Principal, Security(_May(Scope.RUNS_READ, RunAct.READ))]
 Spending = Annotated[Principal, Security(_May(Scope.USAGE_READ))]
 Administering = Annotated[Principal, Security(_May(Scope.ADMIN))]
+Operating = Annotated[Principal, Security(_May(Scope.ADMIN, operators=True))]
 
 
 def _decoded(user: str | None) -> str | None:

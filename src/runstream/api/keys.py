@@ -20,7 +20,7 @@ router = APIRouter(prefix="/v1/keys", tags=["keys"], responses=refusals(*EVERYWH
 _PRIVATE = {"Cache-Control": "no-store"}
 
 
-@router.post("", status_code=201, response_model=NewKeyObject, responses=refusals(413, 415))
+@router.post("", status_code=201, response_model=NewKeyObject, responses=refusals(409, 413, 415))
 async def create_key(body: KeyRequest, asking: Administering, services: Given, request: Request) -> Response:
     """Make a key of your tenant, which is shown this once. It can do no more than the one that asks."""
     made = await services.keys.create(

@@ -1,8 +1,8 @@
 """What the routes are given."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from redis.asyncio import Redis
@@ -11,6 +11,7 @@ from runstream.access.authenticate import Authenticate
 from runstream.access.check import KeyCheck
 from runstream.access.keys import Keys
 from runstream.gateway.admission import Admission
+from runstream.gateway.limits import Limits
 from runstream.queue.enqueue import JobQueue
 from runstream.runs.cancel import Cancel
 from runstream.runs.retry import Retry
@@ -22,6 +23,9 @@ from runstream.storage.lists import AllRuns, RunLists
 from runstream.storage.runs import RunStore
 from runstream.storage.spend import SpendStore
 from runstream.stream.hub import Hub
+from runstream.terms.copy import TermsCopy
+from runstream.terms.documents import Named
+from runstream.terms.tenants import Tenants
 from runstream.webhooks.endpoints import Endpoints
 
 
@@ -47,6 +51,12 @@ class Services:
     endpoints: Endpoints
     audit: AuditStore
     feedback: FeedbackStore
+    terms: TermsCopy
+    limits: Limits
+    tenants: Tenants
+    plans: Named
+    flags: Named
+    listening: Callable[[], Coroutine[Any, Any, None]]
 
 
 async def _services(request: Request) -> Services:

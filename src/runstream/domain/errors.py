@@ -8,7 +8,12 @@
     │   └── InvalidField          422  understood, but a value is not allowed
     ├── Unauthenticated           401
     ├── Forbidden                 403  not for this principal, whatever is there
-    │   └── MissingScope               `param` names the scope
+    │   ├── MissingScope               `param` names the scope
+    │   ├── TenantSuspended            its new runs are refused
+    │   └── NotAllowed                 not by the tenant's plan; `param` says what
+    │       ├── FeatureNotAllowed
+    │       ├── ModelNotAllowed
+    │       └── SwitchedOff            a flag leaves it out; kept as the run's error, where that is so for all
     ├── NotFound                  404  not there, or not yours: the same answer
     ├── MethodNotAllowed          405
     ├── RequestTimeout            408  it did not arrive in time
@@ -126,6 +131,36 @@ class MissingScope(Forbidden):
     """Your key lacks the scope that this takes."""
 
     code = "missing_scope"
+
+
+class TenantSuspended(Forbidden):
+    """The tenant is suspended: it can read its runs, and make no new ones."""
+
+    code = "tenant_suspended"
+
+
+class NotAllowed(Forbidden):
+    """The tenant's plan does not allow this."""
+
+    code = "not_allowed"
+
+
+class FeatureNotAllowed(NotAllowed):
+    """The tenant's plan does not allow this feature."""
+
+    code = "feature_not_allowed"
+
+
+class ModelNotAllowed(NotAllowed):
+    """The tenant's plan does not allow this model."""
+
+    code = "model_not_allowed"
+
+
+class SwitchedOff(NotAllowed):
+    """This is switched off."""
+
+    code = "switched_off"
 
 
 class NotFound(RunstreamError):

@@ -214,7 +214,7 @@ class Settlement:
     at: datetime
     ended: bool
     reserved: bool
-    """Whether anything was reserved for the run: if not, nobody counts it."""
+    """Whether anything was reserved for the run, or may be limited by now: if not, nobody counts it."""
     costly: Sequence[Mapping[str, Any]] = ()
     """The entries of the ledger that are to be warned of."""
 

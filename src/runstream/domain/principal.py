@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 
 from runstream.domain.errors import Forbidden, InvalidField, MissingScope, NotFound, TenantRequired, UserRequired
 
-_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _USER_MAX = 128
 
 
@@ -109,9 +109,14 @@ class Principal:
         return self
 
 
+def is_name(text: str) -> bool:
+    """Whether a tenant, or what operators name, can be called so."""
+    return _NAME.fullmatch(text) is not None
+
+
 def tenant_name(text: str) -> str:
     """Raises InvalidField."""
-    if not _TENANT.fullmatch(text):
+    if not is_name(text):
         raise InvalidField("A tenant's name is 1 to 64 letters, digits, '_', '.' or '-'.", param="tenant")
     return text
 

@@ -2,11 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from math import inf
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -35,10 +38,20 @@ from runstream.storage.budgets import BudgetStore
 _PATIENCE = 20.0
 """Seconds that a request may wait for counters that are being read from Postgres."""
 _PAUSE = 0.05
+_EVERYWHERE = 3.0
+"""Seconds after which a change of limits is in effect in every process that answers, with time to spare."""
 _GUESS = 5.0
 """Seconds after which runs that are under way may have ended."""
 
 log = structlog.get_logger(__name__)
+
+
+class _Known(NamedTuple):
+    """Counters that were read: while the limits have this stamp, which they have had `since`, and `until` then."""
+
+    stamp: Hashable
+    since: float
+    until: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +69,9 @@ class Wanted:
 class Admission:
     """Reserves in Redis, with one call; where Redis does not answer, by the row itself, with the tenant held still.
 
-    Each process reads a tenant's counters anew before it first uses them: they may be of a time when other limits
-    were configured, or none.
+    Each process reads a tenant's counters anew before it first uses them, and whenever its limits may have become
+    others: they may be of a time when spend was not counted, or nothing was. It does so again once the change is in
+    effect in all processes, for until then others go by what held before.
     """
 
     def __init__(
@@ -75,8 +89,10 @@ class Admission:
         self._budgets = budgets
         self._price = price
         self._reserved_output = reserved_output
-        self._known: set[str] = set()
-        self._reading: dict[str, asyncio.Task[bool]] = {}
+        self._known: dict[str, _Known] = {}
+        self._reading: dict[tuple[str, Hashable], asyncio.Task[bool]] = {}
+        self._unreserved: Counter[str] = Counter()
+        """Rows that are being written of tenants that nothing limited: the counters are not read before they are."""
 
     async def reserve(self, wanted: Wanted) -> Hold | None:
         """Hold what the run takes; None where nothing limits it.
@@ -96,6 +112,20 @@ class Admission:
         if answer.outcome is Outcome.REFUSED:
             raise _refusal(take, answer.uses, answer.at)
         return Hold(take, answer.epoch, answer.at, answer.left(take))
+
+    @asynccontextmanager
+    async def unreserved(self, hold: Hold | None, tenant: str) -> AsyncIterator[None]:
+        """Write the row within that `hold` is for; or, where it is None, one that nothing limits."""
+        if hold is not None:
+            yield
+            return
+        self._unreserved[tenant] += 1
+        try:
+            yield
+        finally:
+            self._unreserved[tenant] -= 1
+            if not self._unreserved[tenant]:
+                del self._unreserved[tenant]
 
     async def release(self, hold: Hold | None) -> None:
         """Give back what was held for a row that was not made. Where Redis does not answer, the sweep does it."""
@@ -138,24 +168,29 @@ class Admission:
 
     async def _ask(self, tenant: str, limits: Sequence[Limit], ask: Callable[[], Awaitable[Answer]]) -> Answer:
         """Ask the book, whose counters are read first where they are not there. Raises Away, Unavailable."""
+        stamp = self._limits.stamp(tenant)
         until = time.monotonic() + _PATIENCE
-        while time.monotonic() < until:
-            if tenant in self._known:
+        while (now := time.monotonic()) < until:
+            known = self._known.get(tenant)
+            if known is not None and known.stamp == stamp and now < known.until:
                 answer = await ask()
                 if answer.outcome is not Outcome.MISSING:
                     return answer
-            if await self._read(tenant, limits):
-                self._known.add(tenant)
+            if not self._unreserved[tenant] and await self._read(tenant, limits, stamp):
+                changed = known.since if known is not None and known.stamp == stamp else now
+                again = changed + _EVERYWHERE
+                self._known[tenant] = _Known(stamp, changed, again if stamp and now < again else inf)
             else:
                 await asyncio.sleep(_PAUSE)
         raise Unavailable("The tenant's limits cannot be read now: try again shortly.", retry_after=1)
 
-    async def _read(self, tenant: str, limits: Sequence[Limit]) -> bool:
+    async def _read(self, tenant: str, limits: Sequence[Limit], stamp: Hashable) -> bool:
         """Have the counters read from Postgres, once for all who wait for it here; False where another process does."""
-        reading = self._reading.get(tenant)
+        key = tenant, stamp
+        reading = self._reading.get(key)
         if reading is None:
-            reading = self._reading[tenant] = asyncio.create_task(self._read_now(tenant, _bounded(limits)))
-            reading.add_done_callback(lambda _: self._reading.pop(tenant))
+            reading = self._reading[key] = asyncio.create_task(self._read_now(tenant, _bounded(limits)))
+            reading.add_done_callback(lambda _: self._reading.pop(key))
         return await asyncio.shield(reading)
 
     async def _read_now(self, tenant: str, bounded: bool) -> bool:
@@ -175,7 +210,9 @@ class Admission:
         asked = wanted.input.get("max_output_tokens")
         usage = Usage(read, asked if isinstance(asked, int) else self._reserved_output)
         tokens = usage.input_tokens + usage.output_tokens
-        return Take(wanted.run_id, wanted.party, tokens, in_parts(self._price(wanted, usage)), wanted.settled)
+        priced = self._limits.of_cost or any(limit.measure is Measure.COST for limit in limits)
+        cost = self._price(wanted, usage) if priced else None
+        return Take(wanted.run_id, wanted.party, tokens, in_parts(cost), wanted.settled)
 
 
 def _bounded(limits: Sequence[Limit]) -> bool:

@@ -6,8 +6,8 @@ from decimal import ROUND_HALF_UP, Decimal
 from urllib.parse import urlsplit
 
 from runstream.domain.errors import ConfigurationError
+from runstream.domain.patterns import Patterns
 from runstream.domain.usage import SMALLEST, ProviderCall, Rates, Usage
-from runstream.gateway.patterns import Patterns
 from runstream.gateway.routes import Target
 
 _CONFIGURED = "configured"

@@ -9,9 +9,9 @@ from types import MappingProxyType
 from typing import Any
 
 from runstream.domain.errors import ConfigurationError, InvalidField
+from runstream.domain.patterns import Patterns
 from runstream.domain.run import Claim, Complexity, Run
 from runstream.domain.usage import Rates, estimate
-from runstream.gateway.patterns import Patterns
 
 _MAX_MODEL = 256
 """Characters that a row keeps of a target's model: an attempt of a longer one could not be ended."""

@@ -1,14 +1,14 @@
-"""Tell a worker at once what it would otherwise learn from Postgres at its next heartbeat."""
+"""Tell processes at once what they would otherwise learn from Postgres at their next look."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import structlog
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
-from runstream.queue.names import control_channel
+from runstream.queue.names import TERMS_CHANNEL, control_channel
 
 _PAUSE = 1.0
 _DEADLINE = 3.0
@@ -21,27 +21,39 @@ log = structlog.get_logger(__name__)
 
 async def announce_cancel(redis: Redis, worker: str, run_id: str) -> None:
     """Best effort: where Redis does not answer, the worker's heartbeat finds the request."""
+    await _announce(redis, control_channel(worker), run_id)
+
+
+async def announce_terms(redis: Redis) -> None:
+    """The terms of tenants are others. Best effort: where Redis does not answer, each process finds out by itself."""
+    await _announce(redis, TERMS_CHANNEL, "")
+
+
+async def _announce(redis: Redis, channel: str, message: str) -> None:
     try:
         async with asyncio.timeout(_DEADLINE):
-            await redis.publish(control_channel(worker), run_id)
+            await redis.publish(channel, message)
     except (RedisError, OSError, TimeoutError) as error:
-        log.warning("cancel_not_announced", run_id=run_id, error=type(error).__name__)
+        log.warning("not_announced", channel=channel, message=message, error=type(error).__name__)
 
 
-async def listen_for_cancels(redis: Redis, worker: str, cancel: Callable[[str], None]) -> None:
-    """Call `cancel` with each run's id that is announced, until cancelled. `redis` must be without a read timeout."""
+async def listen(redis: Redis, heard: Mapping[str, Callable[[str], None]]) -> None:
+    """Call what is named for a channel with each message there, until cancelled.
+
+    `redis` must be without a read timeout.
+    """
     while True:
         try:
             async with redis.pubsub() as channel:
                 async with asyncio.timeout(_DEADLINE):
-                    await channel.subscribe(control_channel(worker))
-                await _listen(channel, cancel)
+                    await channel.subscribe(*heard)
+                await _listen(channel, heard)
         except (RedisError, OSError, TimeoutError) as error:
             log.warning("control_channel_lost", error=type(error).__name__)
         await asyncio.sleep(_PAUSE)
 
 
-async def _listen(channel: PubSub, cancel: Callable[[str], None]) -> None:
+async def _listen(channel: PubSub, heard: Mapping[str, Callable[[str], None]]) -> None:
     """Until the connection is dead. Raises TimeoutError, or redis' errors."""
     asked = False
     while True:
@@ -53,4 +65,4 @@ async def _listen(channel: PubSub, cancel: Callable[[str], None]) -> None:
                 await channel.ping()
         asked = message is None
         if message is not None and message["type"] == "message":
-            cancel(message["data"].decode())
+            heard[message["channel"].decode()](message["data"].decode())

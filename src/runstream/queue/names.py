@@ -5,6 +5,9 @@ from runstream.domain.run import Priority
 JOB = "execute"
 """The function that a worker runs for each job; its one argument is a run's id."""
 
+TERMS_CHANNEL = "runstream:terms"
+"""Where all processes are told that the terms of tenants are others."""
+
 
 def queue_key(queue: str) -> str:
     """The sorted set of a queue's jobs that are due later. `turns.lua` names what else there is after it."""

@@ -21,6 +21,7 @@ from runstream.domain.errors import (
     whereabouts,
 )
 from runstream.domain.run import Claim, Ending, Outcome, Status
+from runstream.domain.terms import Terms
 from runstream.domain.usage import total
 from runstream.features.base import Feature
 from runstream.gateway.generate import Gateway
@@ -67,6 +68,7 @@ class Execute:
         retry_delays: Sequence[float],
         max_output_chars: int,
         lease_holds: Callable[[], bool] = lambda: True,
+        terms: Callable[[], Terms] = Terms,
     ) -> None:
         self._worker = worker
         self._store = store
@@ -80,6 +82,7 @@ class Execute:
         self._retry_delays = retry_delays
         self._max_output_chars = max_output_chars
         self._lease_holds = lease_holds
+        self._terms = terms
         self._claiming: list[str] = []
         self._attempts: dict[tuple[str, int], Attempt] = {}
         self._leaving = False
@@ -154,6 +157,7 @@ class Execute:
 
     async def _generate(self, attempt: Attempt) -> None:
         claim = attempt.claim
+        self._terms().begin(claim.feature, claim.prompt_version, claim.model)
         feature = self._features[claim.feature]
         required = feature.moderation_required
         prompt = await self._guards.input(

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -52,11 +52,13 @@ class Sweep:
         steady: Callable[[], bool],
         call_unseen: CallUnseen,
         stop_answer: Callable[[KeptAnswer], Coroutine[Any, Any, None]] | None = None,
+        also: Sequence[Callable[[], Awaitable[None]]] = (),
     ) -> None:
         """`queue` is the one whose jobs are restored from lost workers.
 
         `steady` says whether a lapsed lease is to be taken for a lost worker's now, and `call_unseen` what the ledger
-        keeps of a call whose worker was lost. `stop_answer` has a provider stop an answer that nobody will read.
+        keeps of a call whose worker was lost. `stop_answer` has a provider stop an answer that nobody will read. What
+        is `also` to be done comes last.
         """
         self._store = store
         self._left = left
@@ -70,6 +72,7 @@ class Sweep:
         self._steady = steady
         self._call_unseen = call_unseen
         self._stop_answer = stop_answer
+        self._also = also
         self._beyond = ""
         """The tenant that the last sweep came to, where it did not come to the end."""
         self._stopping: set[asyncio.Task[None]] = set()
@@ -94,6 +97,8 @@ class Sweep:
         await self._enqueue_stranded()
         await self._leases.forget_dead(_FORGET)
         await self._reconcile()
+        for step in self._also:
+            await step()
 
     async def _take_up_lapsed(self) -> None:
         lapsed = await self._left.lapsed(_LIMIT)

@@ -1,5 +1,6 @@
 """Try a run again that did not complete: the row first, the job second."""
 
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -11,6 +12,7 @@ from runstream.domain.errors import Conflict, NotFound, QueueFull, TooManyQueued
 from runstream.domain.limits import Party
 from runstream.domain.principal import Owner
 from runstream.domain.run import Run, Status
+from runstream.domain.terms import Terms
 from runstream.gateway.admission import Admission, Wanted
 from runstream.metrics import NOT_ENQUEUED, TRIED_AGAIN
 from runstream.queue.enqueue import JobQueue
@@ -24,8 +26,11 @@ log = structlog.get_logger(__name__)
 
 
 class Retry:
-    def __init__(self, *, store: RunStore, jobs: JobQueue, backlog: Backlog, admission: Admission) -> None:
+    def __init__(
+        self, *, store: RunStore, terms: Callable[[], Terms], jobs: JobQueue, backlog: Backlog, admission: Admission
+    ) -> None:
         self._store = store
+        self._terms = terms
         self._jobs = jobs
         self._backlog = backlog
         self._admission = admission
@@ -34,8 +39,7 @@ class Retry:
         """Queue a failed or cancelled run for another attempt, and answer it. It is limited as a new one is.
 
         Of several calls at the same time exactly one does so. Whom it is done `by` is in the audit log, if that is
-        said. Raises NotFound, Conflict, LimitReached, TooManyQueued,
-        Unavailable.
+        said. Raises NotFound, Conflict, TenantSuspended, NotAllowed, LimitReached, TooManyQueued, Unavailable.
         """
         while True:
             run = await self._store.get(owner, run_id)
@@ -43,6 +47,7 @@ class Retry:
                 raise NotFound("There is no such run.")
             if run.status not in RETRYABLE:
                 raise Conflict(refusal(run))
+            self._terms().admit(Party(run.tenant, run.user, run.feature), run.prompt_version, run.model)
             if queued := await self._try_again(run, by and _entry(by, run)):
                 reached(Point.AGAIN_COMMITTED)
                 TRIED_AGAIN.inc()
@@ -57,7 +62,7 @@ class Retry:
             Wanted(run.id, party, run.model, run.input or {}, run.attempt, run.complexity)
         )
         try:
-            async with self._backlog.room(run.tenant):
+            async with self._admission.unreserved(hold, run.tenant), self._backlog.room(run.tenant):
                 queued = await self._store.retry(
                     run.tenant, run.id, was=run.status, attempt=run.attempt, reason=_REASON, hold=hold, entry=entry
                 )

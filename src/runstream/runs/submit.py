@@ -1,6 +1,6 @@
 """Accept a run: the row first, the job second."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -16,13 +16,16 @@ from runstream.domain.errors import (
     IdempotencyConflict,
     InvalidField,
     LimitReached,
+    NotAllowed,
     QueueFull,
+    TenantSuspended,
     TooManyQueued,
     Unavailable,
 )
 from runstream.domain.ids import new_id
 from runstream.domain.limits import UNLIMITED, Hold, Left, Party
 from runstream.domain.run import Caching, Complexity, Priority, Request, Run
+from runstream.domain.terms import Terms
 from runstream.features.base import Feature
 from runstream.gateway.admission import Admission, Wanted
 from runstream.gateway.guards.limits import InputLimits
@@ -69,6 +72,7 @@ class Submit:
         self,
         *,
         store: RunStore,
+        terms: Callable[[], Terms],
         backlog: Backlog,
         admission: Admission,
         jobs: JobQueue,
@@ -80,6 +84,7 @@ class Submit:
         max_attempts: int,
     ) -> None:
         self._store = store
+        self._terms = terms
         self._backlog = backlog
         self._admission = admission
         self._jobs = jobs
@@ -94,9 +99,9 @@ class Submit:
         """Make the run durable, then enqueue it.
 
         The same idempotency key with the same request answers the run made then (P4), whatever limits say. Raises
-        InvalidField, IdempotencyConflict, LimitReached, TooManyQueued, QueueFull: nothing was accepted. Raises
-        Unavailable: what was accepted, if anything, is found by the idempotency key. A job that Redis does not take
-        is no failure: the sweep enqueues it (P1).
+        TenantSuspended, NotAllowed, InvalidField, IdempotencyConflict, LimitReached, TooManyQueued, QueueFull: nothing
+        was accepted. Raises Unavailable: what was accepted, if anything, is found by the idempotency key. A job that
+        Redis does not take is no failure: the sweep enqueues it (P1).
         """
         run_id = new_id("run")
         request = self._request(run_id, tenant, asked)
@@ -106,7 +111,7 @@ class Submit:
             (run, same_body), left = await self._make(
                 run_id, Party(tenant, user, request.feature), request, idempotency_key, body_hash
             )
-        except (LimitReached, TooManyQueued, QueueFull):
+        except (TenantSuspended, NotAllowed, LimitReached, TooManyQueued, QueueFull):
             earlier = idempotency_key and await self._store.earlier(tenant, user, idempotency_key, body_hash)
             if not earlier:
                 raise
@@ -125,12 +130,13 @@ class Submit:
         self, run_id: str, party: Party, request: Request, idempotency_key: str | None, body_hash: bytes | None
     ) -> tuple[Inserted, Left]:
         """Reserve, and write the row while that is good; what has become of it is kept or given back."""
+        self._terms().admit(party, request.prompt_version, request.model)
         wanted = Wanted(run_id, party, request.model, request.input, complexity=request.complexity)
         for _ in range(_TRIES):
             hold = await self._admission.reserve(wanted)
             reached(Point.SUBMIT_RESERVED)
             try:
-                async with self._backlog.room(party.tenant):
+                async with self._admission.unreserved(hold, party.tenant), self._backlog.room(party.tenant):
                     inserted = await self._insert(wanted, request, idempotency_key, body_hash, hold)
             except (TooManyQueued, QueueFull):
                 await self._admission.release(hold)

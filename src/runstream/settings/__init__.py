@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, SettingsConfigDict
 
 from runstream.domain.errors import ConfigurationError
+from runstream.gateway.bounds import Dollars
 from runstream.settings.parts import (
     AllLimitSettings,
     GuardSettings,
@@ -22,7 +23,6 @@ from runstream.settings.parts import (
     TargetSettings,
 )
 from runstream.settings.values import (
-    Dollars,
     File,
     FromJson,
     MasterKey,

@@ -7,7 +7,8 @@ from pydantic import BeforeValidator, Field
 
 from runstream.domain.limits import Scope
 from runstream.domain.run import Complexity
-from runstream.settings.values import Bound, Count, Dollars, File, Key, Name, Part, Price, Seconds, Tenant
+from runstream.gateway.bounds import Bound, LimitBounds
+from runstream.settings.values import Count, File, Key, Name, Part, Price, Seconds, Tenant
 
 
 class ProviderSettings(Part):
@@ -47,17 +48,8 @@ class TargetSettings(Part):
 ModelSettings = dict[Name, list[Annotated[TargetSettings, BeforeValidator(_as_target)]]]
 
 
-class LimitSettings(Part):
+class LimitSettings(LimitBounds, Part):
     """What is null, or not there, is not limited; cost is in US dollars."""
-
-    requests_per_minute: Bound | None = None
-    concurrent_runs: Bound | None = None
-    tokens_per_minute: Bound | None = None
-    tokens_per_day: Bound | None = None
-    tokens_per_month: Bound | None = None
-    cost_per_minute: Dollars | None = None
-    cost_per_day: Dollars | None = None
-    cost_per_month: Dollars | None = None
 
 
 class ScopedLimitSettings(Part):

@@ -10,12 +10,11 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic_core import PydanticCustomError
 
+from runstream.gateway.bounds import MOST
 from runstream.sealing.master_keys import decoded
 
 _LONGEST = 10 * 365 * 24 * 3600
 """Seconds that stand for any time."""
-_MOST = 10**15
-"""Redis counts in floating point, exactly up to 2**53."""
 _ORIGIN = re.compile(r"(?!http://.*:80$|https://.*:443$)https?://([a-z0-9_.-]+|\[[0-9a-f:]+\])(:[1-9][0-9]{0,4})?")
 """No default port and no capital letters, for browsers write neither."""
 _DEAREST = 10_000
@@ -96,9 +95,7 @@ FromJson = BeforeValidator(_from_json)
 Seconds = Annotated[float, Field(gt=0, le=_LONGEST, allow_inf_nan=False)]
 SecondsOrNone = Annotated[float, Field(ge=0, le=_LONGEST, allow_inf_nan=False)]
 """0 for not at all."""
-Bound = Annotated[int, Field(ge=0, le=_MOST, strict=True)]
-Count = Annotated[int, Field(ge=1, le=_MOST, strict=True)]
-Dollars = Annotated[Decimal, Field(ge=0, max_digits=18, decimal_places=10)]
+Count = Annotated[int, Field(ge=1, le=MOST, strict=True)]
 Price = Annotated[Decimal, Field(ge=0, le=_DEAREST)]
 Name = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_printable)]
 Tenant = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]

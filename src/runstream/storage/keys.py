@@ -27,6 +27,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runstream.domain.audit import Entry
+from runstream.domain.errors import Conflict
 from runstream.domain.principal import Kind, Principal, Scope
 from runstream.storage.audit import ask_noting
 from runstream.storage.database import ask
@@ -123,10 +124,14 @@ class KeyStore:
         expires_at: datetime | None = None,
         entry: Entry | None = None,
     ) -> KeyRecord:
-        """Store a key, and its tenant where it is new."""
+        """Store a key, and its tenant where it is new. Raises Conflict where that is being removed."""
         if tenant is not None:
             new_tenant = upsert(tenants).values(id=tenant).on_conflict_do_nothing().returning(tenants.c.id)
             await self._ask(bound(new_tenant), whose=[tenant])
+            removing = tenants.c.removal_requested_at.is_not(None)
+            being_removed = select(tenants.c.id).where(tenants.c.id == tenant, removing)
+            if await self._ask(bound(being_removed), whose=[tenant]):
+                raise Conflict("The tenant is being removed: it takes no keys until that is done.")
         values = {"kind": kind, "tenant": tenant, "user_id": user, "scopes": sorted(scopes), "expires_at": expires_at}
         row = insert(api_keys).values(**_named(new), **values).returning(*_SHOWN)
         rows = await self._change(bound(row), entry, whose=_whose(tenant))

@@ -74,3 +74,7 @@ class LeftBehind:
         """
         rows = await self._ask(sweeping.STRANDED, of_tenants=tenants, seconds=timedelta(seconds=overdue), most=limit)
         return [Queued(row.id, row.tenant, row.attempt, row.queue, Priority(row.priority)) for row in rows]
+
+    async def stop(self, tenants: Sequence[str]) -> list[tuple[str, str]]:
+        """Ask for the end of what runs of these tenants, where that is wanted; answers each run and its worker."""
+        return [(row.id, row.worker) for row in await self._ask(sweeping.STOP, of_tenants=tenants)]

@@ -365,7 +365,7 @@ class RunStore:
             cost=in_parts(row.cost),
             at=row.at,
             ended=ended,
-            reserved=row.reserved_tokens is not None,
+            reserved=row.counted,
             costly=row.costly or (),
         )
 

@@ -51,6 +51,49 @@ tenants = Table(
     # The last day, of UTC, whose spend was warned of.
     Column("spend_warned_on", Date),
     _time("created_at", required=True),
+    _time("suspended_at"),
+    # What runs is to be cancelled, as long as the tenant is suspended.
+    Column("cancel_running", Boolean, nullable=False, server_default=text("false")),
+    _time("removal_requested_at"),
+    Column("plan", String(64), ForeignKey("plans.name")),
+    # What holds for it in the place of what its plan says.
+    Column("overrides", JSONB(none_as_null=True)),
+    # The version of terms in which its plan or its overrides became others.
+    Column("changed_in", BigInteger),
+    CheckConstraint(
+        "suspended_at is not null or (removal_requested_at is null and not cancel_running)", name="suspended"
+    ),
+    Index("ix_tenants_suspended", "id", postgresql_where=text("suspended_at is not null")),
+    Index(None, "plan", postgresql_where=text("plan is not null")),
+)
+
+flags = Table(
+    "flags",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("rule", JSONB, nullable=False),
+    Column("changed_in", BigInteger, nullable=False),
+    _time("created_at", required=True),
+    _time("changed_at", required=True),
+)
+
+plans = Table(
+    "plans",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("allowance", JSONB, nullable=False),
+    Column("changed_in", BigInteger, nullable=False),
+    _time("created_at", required=True),
+    _time("changed_at", required=True),
+)
+
+# One row, which counts the changes of what every process keeps in memory: who raises it commits before the next does.
+terms = Table(
+    "terms",
+    metadata,
+    Column("one", Boolean, primary_key=True, server_default=text("true")),
+    Column("version", BigInteger, nullable=False),
+    CheckConstraint("one", name="one"),
 )
 
 api_keys = Table(

@@ -143,3 +143,9 @@ class TokenLog:
                 pipeline.xrevrange(key(run_id), count=1)
             found = await pipeline.execute()
         return [Cursor.parse(entries[0][0].decode()) if entries else None for entries in found]
+
+    async def forget(self, run_ids: Sequence[str]) -> None:
+        """Delete the logs of these runs, of which nobody is to read any more."""
+        if run_ids:
+            async with asyncio.timeout(self._timeout):
+                await self._redis.unlink(*map(key, run_ids))

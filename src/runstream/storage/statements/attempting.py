@@ -27,6 +27,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    or_,
     select,
     true,
     update,
@@ -35,7 +36,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from runstream.domain.run import Outcome, Status
 from runstream.storage.statements.announcing import FACTS, announcing
-from runstream.storage.statements.parts import CALLED, CHANGED, EXPECTED, ID, SECONDS, WAS
+from runstream.storage.statements.parts import CALLED, CHANGED, EXPECTED, ID, SECONDS, WAS, has_terms, served
 from runstream.storage.tables import attempts, ledger, runs
 from runstream.storage.tenancy import bound
 
@@ -169,7 +170,7 @@ def _ending(change: Update, was: BindParameter[str] | None = None) -> Select[Any
     settled = select(
         changed.c.id,
         changed.c.tenant,
-        changed.c.reserved_tokens,
+        or_(changed.c.reserved_tokens.is_not(None), has_terms(changed.c.tenant)).label("counted"),
         func.now().label("at"),  # as the ledger has it
         select(func.coalesce(tokens, 0)).scalar_subquery().label("tokens"),
         select(func.coalesce(func.sum(entered.c.cost), 0)).scalar_subquery().label("cost"),
@@ -206,6 +207,7 @@ CLAIM = _beginning(
         runs.c.id == any_(bindparam("run_ids", type_=ARRAY(String))),
         runs.c.status == Status.QUEUED,
         runs.c.available_at <= func.now(),
+        served(runs.c.tenant),
     )
     .values(
         status=Status.RUNNING,

@@ -3,7 +3,7 @@
 from sqlalchemy import ColumnElement, String, bindparam, func, select
 
 from runstream.domain.run import Status
-from runstream.storage.statements.parts import ID, SHOWN
+from runstream.storage.statements.parts import ID, SHOWN, served
 from runstream.storage.tables import attempts, runs, runs_are
 from runstream.storage.tenancy import bound
 
@@ -32,7 +32,7 @@ ATTEMPTS = bound(
 )
 QUEUED = (
     select(runs.c.tenant, func.count().label("runs"))
-    .where(runs_are(Status.QUEUED), runs.c.queue == bindparam("in_queue"))
+    .where(runs_are(Status.QUEUED), runs.c.queue == bindparam("in_queue"), served(runs.c.tenant))
     .group_by(runs.c.tenant)
 )
 COUNTS = (

@@ -1,11 +1,11 @@
 """Find what was left behind."""
 
-from sqlalchemy import String, and_, bindparam, func, literal, literal_column, or_, select, true, update
+from sqlalchemy import String, and_, any_, bindparam, func, literal, literal_column, or_, select, true, update
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from runstream.domain.run import Status
-from runstream.storage.statements.parts import SECONDS
-from runstream.storage.tables import attempts, runs, runs_are, workers
+from runstream.storage.statements.parts import SECONDS, served
+from runstream.storage.tables import attempts, runs, runs_are, tenants, workers
 
 _UNREAD = (
     select(
@@ -78,7 +78,11 @@ _OF_EACH = (
     .lateral("of_each")
 )
 _BY_TURNS = (
-    select(_OF_EACH.c.id).join_from(_TENANTS, _OF_EACH, true()).order_by(_OF_EACH.c.nth).limit(bindparam("most"))
+    select(_OF_EACH.c.id)
+    .join_from(_TENANTS, _OF_EACH, true())
+    .where(served(_TENANTS.c.tenant))
+    .order_by(_OF_EACH.c.nth)
+    .limit(bindparam("most"))
 )
 STRANDED = (
     update(runs)
@@ -86,4 +90,18 @@ STRANDED = (
     .values(enqueued_at=func.now())
     .returning(runs.c.id, runs.c.tenant, runs.c.attempt, runs.c.queue, runs.c.priority)
 )
-"""The first run of each tenant, then the second ones. What another sweep has at that moment is left to it."""
+"""The first run of each tenant that is served, then the second ones.
+
+What another sweep has at that moment is left to it."""
+_NAMED = bindparam("of_tenants", type_=ARRAY(String))
+STOP = (
+    update(runs)
+    .where(
+        runs_are(Status.RUNNING),
+        runs.c.cancel_requested_at.is_(None),
+        runs.c.tenant.in_(select(tenants.c.id).where(tenants.c.id == any_(_NAMED), tenants.c.cancel_running)),
+    )
+    .values(cancel_requested_at=func.now())
+    .returning(runs.c.id, runs.c.worker)
+)
+"""What still runs of suspended tenants, where that is to be cancelled."""
