@@ -41,7 +41,7 @@ class Scene(NamedTuple):
         """The answer, and what the log has of the request, in order."""
         request_id = uuid4().hex
         row, (method, path) = ROWS[name], name.split()
-        ids = dict.fromkeys(("run_id", "key_id", "webhook_id", "delivery_id"), thing and thing.id)
+        ids = dict.fromkeys(("run_id", "key_id", "tenant_id", "name", "webhook_id", "delivery_id"), thing and thing.id)
         if thing and thing.within:
             ids["webhook_id"] = thing.within
         given = {**self.headers[who], "X-Request-ID": request_id, "User-Agent": AGENT, **headers}
