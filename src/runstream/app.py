@@ -21,6 +21,7 @@ from runstream.api import (
     audit,
     errors,
     events,
+    export,
     feedback,
     flags,
     keys,
@@ -30,12 +31,14 @@ from runstream.api import (
     runs,
     tenants,
     usage,
+    users,
     webhooks,
 )
 from runstream.api.connection import Gate, room_for
 from runstream.api.context import CheckedBody, RequestContext, Shortcut
 from runstream.api.cors import allow_origins
 from runstream.api.documents import describe
+from runstream.api.exporting import Export, sections
 from runstream.api.services import Services
 from runstream.connections import input_limits, master_keys, model_routes, open_log, prices, redis_client
 from runstream.connections import limits as limits_of
@@ -55,6 +58,7 @@ from runstream.queue.names import TERMS_CHANNEL
 from runstream.redis_script import Scripts
 from runstream.runs.backlog import Backlog
 from runstream.runs.cancel import Cancel
+from runstream.runs.delete import Delete, Deleting
 from runstream.runs.retry import Retry
 from runstream.runs.submit import Submit
 from runstream.runs.watch import Watch
@@ -65,7 +69,10 @@ from runstream.storage.command import opened
 from runstream.storage.condition import warn_of_wall
 from runstream.storage.content import content_with
 from runstream.storage.database import OVERALL, asyncpg_url, connect, open_pool
+from runstream.storage.deletions import DeletionStore
 from runstream.storage.documents import FLAGS, PLANS, DocumentStore
+from runstream.storage.erasures import ErasureStore
+from runstream.storage.exporting import ExportStore
 from runstream.storage.feedback import FeedbackStore
 from runstream.storage.keys import KeyStore
 from runstream.storage.lists import AllRuns, RunLists
@@ -132,6 +139,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(tenants.router)
     app.include_router(plans.router)
     app.include_router(flags.router)
+    app.include_router(users.router)
+    app.include_router(export.router)
     if settings.console:
         key = settings.console_key.get_secret_value() if settings.console_key else None
 
@@ -214,6 +223,9 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
         queue=settings.queue,
         max_attempts=settings.max_attempts,
     )
+    deletions = DeletionStore(engine)
+    deleting = Deleting(deletions=deletions, runs=store, token_log=token_log, book=book, redis=redis)
+    webhook_store, export_store = WebhookStore(engine, content), ExportStore(engine, content)
     yield Services(
         missing_migration=partial(pending, overall),
         redis=redis,
@@ -231,8 +243,11 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
         submit=submit,
         retry=Retry(store=store, terms=terms, jobs=jobs, backlog=backlog, admission=admission),
         cancel=Cancel(store=store, token_log=token_log, book=book, redis=redis, watch=watch),
+        delete=Delete(deletions, deleting, watch),
+        erasures=ErasureStore(engine),
         watch=watch,
-        endpoints=Endpoints(WebhookStore(engine, content), private=settings.webhook_private),
+        export=Export(export_store, sections(export_store, webhook_store, KeyStore(engine))),
+        endpoints=Endpoints(webhook_store, private=settings.webhook_private),
         audit=AuditStore(engine, overall),
         feedback=FeedbackStore(engine, content),
         terms=terms,

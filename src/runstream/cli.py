@@ -242,6 +242,31 @@ async def _printed(lines: AsyncIterator[str]) -> None:
         print(line, flush=True)
 
 
+@app.command()
+def export(
+    tenant: Annotated[str, typer.Argument(metavar="TENANT")],
+    user: Annotated[str | None, typer.Option(help="Only what is this user's.")] = None,
+) -> None:
+    """Print all that a tenant has, a JSON object a line."""
+    from runstream.data import exported
+
+    async def write() -> None:
+        async for line in exported(tenant, user):
+            sys.stdout.buffer.write(line)
+
+    asyncio.run(write())
+
+
+@app.command("erase-user")
+def erase_user(
+    tenant: Annotated[str, typer.Argument(metavar="TENANT")], user: Annotated[str, typer.Argument(metavar="USER")]
+) -> None:
+    """Have workers delete all that a user has asked and was answered, and revoke the user's keys."""
+    from runstream.data import erase_user
+
+    print(f"Workers erase all of {user} of {tenant} that there is till now: {asyncio.run(erase_user(tenant, user))}")
+
+
 async def _told(done: str, steps: AsyncIterator[tuple[bool, str]]) -> int:
     """Print a sentence on each and how many were done; 0 where all were."""
     succeeded, count = 0, 0

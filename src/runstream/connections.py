@@ -12,6 +12,7 @@ from redis.exceptions import ConnectionError
 
 from runstream.counters.key_turns import Rate
 from runstream.domain.errors import ConfigurationError
+from runstream.domain.retention import Retention
 from runstream.domain.terms import Terms
 from runstream.domain.usage import Rates
 from runstream.gateway.guards.limits import InputLimits
@@ -120,6 +121,11 @@ def key_rates(settings: Settings) -> Mapping[str, Rate]:
         for name, provider in settings.providers.items()
     }
     return {name: rate for name, rate in rates.items() if rate != Rate(None, None)}
+
+
+def retention(settings: Settings) -> Retention:
+    """How long each tenant's content is kept."""
+    return Retention(settings.retention.ages(), settings.retention.of_tenants())
 
 
 def prices(settings: Settings) -> Prices:

@@ -26,7 +26,7 @@ from runstream.logs import configure
 from runstream.queue.enqueue import JobQueue
 from runstream.redis_script import Scripts
 from runstream.runs.cancel import stop
-from runstream.runs.retry import RETRYABLE, refusal, try_again
+from runstream.runs.retry import refusal, try_again
 from runstream.settings import load
 from runstream.storage.audit import AuditStore
 from runstream.storage.command import opened
@@ -65,8 +65,8 @@ async def retry(run_ids: Sequence[str]) -> AsyncIterator[tuple[bool, str]]:
             run = await desk.all_runs.find(run_id)
             if run is None:
                 yield False, f"{run_id}: There is no such run."
-            elif run.status not in RETRYABLE:
-                yield False, f"{run_id}: {refusal(run)}"
+            elif why := refusal(run):
+                yield False, f"{run_id}: {why}"
             else:
                 yield await desk.retry(run)
 

@@ -22,6 +22,7 @@ from runstream.connections import (
     prices,
     provider_configs,
     redis_client,
+    retention,
     timeouts,
 )
 from runstream.counters.book import Book
@@ -44,25 +45,32 @@ from runstream.queue.enqueue import JobQueue
 from runstream.queue.lease import Lease
 from runstream.queue.names import TERMS_CHANNEL, control_channel
 from runstream.redis_script import Scripts
+from runstream.runs.delete import Deleting
+from runstream.runs.erase import Erase
 from runstream.runs.execute import Execute
 from runstream.runs.halt import Halt
 from runstream.runs.reconcile import Reconcile
 from runstream.runs.recover import Sweep
+from runstream.runs.retain import Retain
 from runstream.runs.sharing.answers import Answers
 from runstream.runs.sharing.calls import SharedCalls
 from runstream.runs.spend_watch import SpendWatch
+from runstream.runs.upkeep import Upkeep
 from runstream.settings import Settings
 from runstream.storage.answers import AnswerStore
 from runstream.storage.budgets import BudgetStore
 from runstream.storage.condition import warn_of_wall
 from runstream.storage.content import content_with
 from runstream.storage.database import OVERALL, connect, open_pool
+from runstream.storage.deletions import DeletionStore
 from runstream.storage.deliveries import DeliveryStore
+from runstream.storage.erasures import ErasureStore
 from runstream.storage.leases import LeaseStore
 from runstream.storage.left_behind import LeftBehind
 from runstream.storage.pace import PaceStore
 from runstream.storage.removal import RemovalStore
 from runstream.storage.required_keys import require
+from runstream.storage.retention import RetentionStore
 from runstream.storage.runs import RunStore
 from runstream.storage.tenancy import Role
 from runstream.storage.terms import TermsStore
@@ -131,6 +139,7 @@ class _Process:
         self._terms = TermsCopy(self._terms_store)
         self._execute = self._executing()
         self._sweep = self._sweeping()
+        self._upkeep = self._keeping_up()
         self._spend_watch = self._watching_spend()
 
     def _lines_at_keys(self) -> Lines:
@@ -180,6 +189,16 @@ class _Process:
             also=[Halt(left, self._redis, self._terms), removal],
         )
 
+    def _keeping_up(self) -> Upkeep:
+        deletions = DeletionStore(self._sweep_engine)
+        deleting = Deleting(
+            deletions=deletions, runs=self._store, token_log=self._token_log, book=self._book, redis=self._redis
+        )
+        erasures = ErasureStore(self._sweep_engine)
+        erase = Erase(erasures=erasures, deletions=deletions, deleting=deleting, book=self._book)
+        retain = Retain(RetentionStore(self._sweep_engine), retention(self._settings))
+        return Upkeep([erase, retain], interval=self._settings.sweep_interval)
+
     def _watching_spend(self) -> SpendWatch | None:
         """None where nobody wants to be warned."""
         times = self._settings.warn_spend_times
@@ -224,6 +243,7 @@ class _Process:
                 self._write_loop.run(),
                 self._lease.keep(self._execute),
                 self._sweep.run(),
+                self._upkeep.run(),
                 self._shared_calls.run(),
                 deliver.run(),
                 listen(

@@ -12,7 +12,8 @@ from uuid import uuid4
 import pytest
 
 from caller import Caller, own_model, words
-from reliability import SHORT_LEASES, flush, reading, rows, stopped
+from reliability import SHORT_LEASES, flush, logged, reading, rows, stopped
+from runstream.runs.sharing.call import call_name
 from stack import PROVIDER, Process, Stack
 from viewer import Viewer
 from waiting import until
@@ -252,3 +253,30 @@ async def test_a_call_that_fails_fails_for_all_who_share_it_and_is_paid_for_once
     calls = [call for call in stack.provider_calls() if call["asked"] == prompt]
     assert 3 <= len(calls) < 30
     assert len([line for line in await lines_of(stack, caller) if line["output_tokens"]]) == len(calls)
+
+
+@pytest.mark.promise("P8")
+async def test_a_call_whose_run_is_deleted_goes_on_for_others_and_leaves_nothing_when_it_is_over(
+    stack: Stack, caller: Caller
+) -> None:
+    async with AsyncExitStack() as open_:
+        shared = await party(stack, caller, open_)
+        run_id = shared.leader.run_id
+        call = call_name(run_id, 1)
+        await until(lambda: "run.delta" in said(stack, call), "it is written for the other worker")
+        assert (await caller.http.delete(f"/v1/runs/{run_id}")).status_code == 204
+        stack.provider.resume()
+    assert shared.leader.end is not None
+    assert shared.leader.end[0] == "run.cancelled"
+    assert_whole(shared.others)
+    await until(lambda: said(stack, call) in (["run.restarted", "run.cancelled"], []), "its log is taken away")
+
+    async def paid() -> bool:
+        return await shared.ledger() == [(run_id, 1, LONG, False)]
+
+    await until(paid, "it is paid for by the run that began it, once")
+    assert stack.provider_stats()["calls"][shared.model] == 1
+
+
+def said(stack: Stack, name: str) -> list[str]:
+    return [type_ for _, type_ in logged(stack, name)]

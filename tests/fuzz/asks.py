@@ -25,7 +25,7 @@ _MODELS = (
     "nowhere",
 )
 _SLOW_MODELS = ("sim:300:50", "hang:1")
-_IDS = {"run_id": "run", "key_id": "key", "webhook_id": "whk", "delivery_id": "evt"}
+_IDS = {"run_id": "run", "key_id": "key", "webhook_id": "whk", "delivery_id": "evt", "erasure_id": "era"}
 _NAMES = {"tenant_id": ("other-1", "other-2", "nobody"), "name": ("one", "two", "nothing")}
 """Of tenants of which nobody here is: those are suspended and removed."""
 _URLS = ("https://example.com/hook", "http://127.0.0.1:9/", "https://[::1]/", "https://a.invalid:99999/", "ftp://a/")
@@ -85,7 +85,7 @@ class Asks:
         if random.random() < 0.3:
             headers.append(("Accept", random.choice([STREAM, STREAM, "application/json", "text/csv", "*/*"])))
         body = self._body(operation, headers)
-        target = path.format(**{name: quote(id_) for name, id_ in names.items()})
+        target = path.format(user=random.choice(USERS), **{name: quote(id_) for name, id_ in names.items()})
         target += f"?{urlencode(query, doseq=True, errors='surrogatepass')}" if query else ""
         asked = Ask(
             f"{method} {path}",

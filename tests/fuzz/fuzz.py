@@ -125,7 +125,7 @@ class Fuzz:
 
     def _learn(self, asking: Asking, asked: Ask, answer: Answer) -> None:
         self._known.learn(answer.text)
-        if asked.names and asked.operation.startswith("DELETE") and answer.status < 300:
+        if asked.names and asked.operation.startswith("DELETE") and answer.status == 204:
             self._known.deleted(asked.names)
         if asked.operation.startswith("POST /v1/keys") and answer.status == 201 and answer.whole:
             made = json.loads(answer.body)

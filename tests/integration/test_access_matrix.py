@@ -98,7 +98,8 @@ async def faults(scene: Scene, name: str, column: Column, thing: Thing | None) -
     row = ROWS[name]
     method, path = name.split()
     named = thing if row.of else None
-    ids = dict.fromkeys(("run_id", "key_id", "tenant_id", "name", "webhook_id", "delivery_id"), thing and thing.id)
+    named_so = ("run_id", "key_id", "tenant_id", "name", "webhook_id", "delivery_id", "erasure_id", "user")
+    ids = dict.fromkeys(named_so, thing and thing.id)
     if thing and thing.within:
         ids["webhook_id"] = thing.within
     url = path.format(**ids) + row.query

@@ -55,3 +55,29 @@ async def test_each_window_expires_after_it_has_turned(redis_url: str) -> None:
     finally:
         await scripts.aclose()
         await client.aclose()
+
+
+async def test_a_user_who_is_forgotten_is_in_no_window_and_others_stay_as_they_are(redis_url: str) -> None:
+    client = Redis.from_url(redis_url)
+    scripts = Scripts(client, timeout=DEADLINE)
+    counters = Book(client, scripts)
+    limits = tuple(Limit(Scope.USER, Measure.TOKENS, kind, 200) for kind in Window)
+    try:
+        at = await counters.begin("acme", "read")
+        assert at
+        assert await counters.install("acme", "read", 1, Account(at, [], {}), bounded=True)
+        for user in ("ada", "bob"):
+            await counters.reserve(Take(f"run_{user}", Party("acme", user, "chat"), 20, 5), limits)
+            await counters.settle(Settlement("acme", f"run_{user}", 0, 1, 7, 3, at, ended=True, reserved=True))
+        await counters.forget_user("acme", "ada")
+        fields = [
+            field
+            for kind in Window
+            for field in await client.hkeys(f"runstream:limits:acme:{kind}:{int(kind.start(at).timestamp())}")
+        ]
+        assert fields.count(b"user:tokens:bob") == len(list(Window))
+        assert not [field for field in fields if field.endswith(b":ada")]
+        assert fields.count(b"tenant:tokens:") == len(list(Window))
+    finally:
+        await scripts.aclose()
+        await client.aclose()

@@ -47,6 +47,8 @@ KNOWN = {
     "api_keys": {"kind": "server"},
     "webhook_deliveries": {"status": "delivered", "ended_at": datetime.now(UTC)},
     "feedback": {"verdict": "accepted"},
+    "deletions": {"attempt": 1, "deleted_at": datetime.now(UTC)},
+    "erasures": {"user_id": "ada"},
 }
 """What a table's checks ask of a row. A table that is not named takes any values of its columns' types."""
 

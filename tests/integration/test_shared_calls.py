@@ -13,6 +13,7 @@ from raw_server import raw_server
 from runstream.domain.run import Caching
 from runstream.domain.usage import Rates
 from runstream.gateway.routes import TargetConfig
+from runstream.runs.sharing.call import call_name
 from stack import POLL
 from waiting import until
 
@@ -127,6 +128,28 @@ async def test_who_shares_a_call_of_a_process_that_it_does_not_understand_tries_
             await shares
         run = await worker.get(sharing)
         assert (run.status, run.attempt) == ("queued", 1)
+        assert [found["code"] for found in await worker.rows(ERRORS, sharing)] == ["shared_call_lost"]
+        other.execute.cancel(making)
+        await attempt
+
+
+async def test_who_shares_a_call_whose_log_is_taken_away_tries_again(database_url: str, redis_url: str) -> None:
+    async with (
+        Redis.from_url(redis_url) as redis,
+        working(database_url, redis_url) as other,
+        working(database_url, redis_url) as worker,
+    ):
+        making, attempt = await begin(other, "hang:5")
+        await said(other, making)
+        sharing, shares = await begin(worker, "hang:5")
+        await until(lambda: shared(worker, sharing))
+        log = f"runstream:run:{call_name(making, 1)}"
+        await redis.xadd(log, {"e": '0 run.delta {"text":"w0 "}'}, id="1-3")
+        await said(worker, sharing)
+        await redis.delete(log)
+        await redis.xadd(log, {"e": "0 run.restarted {}"}, id="2-1")
+        async with asyncio.timeout(DEADLINE):
+            await shares
         assert [found["code"] for found in await worker.rows(ERRORS, sharing)] == ["shared_call_lost"]
         other.execute.cancel(making)
         await attempt

@@ -18,6 +18,7 @@ from runstream.domain.run import Ending, Request, Status
 from runstream.domain.webhook import WebhookEvent
 from runstream.storage.audit import AuditStore
 from runstream.storage.documents import FLAGS, PLANS, DocumentStore
+from runstream.storage.erasures import ErasureStore
 from runstream.storage.feedback import FeedbackStore
 from runstream.storage.runs import RunStore
 from runstream.storage.webhooks import WebhookStore
@@ -32,6 +33,7 @@ _TABLES = {
     "key": "api_keys",
     "webhook": "webhooks",
     "delivery": "webhook_deliveries",
+    "erasure": "erasures",
 }
 
 
@@ -73,6 +75,7 @@ class Things:
             "webhook": self._webhook,
             "delivery": self._delivery,
             "entry": self._entry,
+            "erasure": self._erasure,
         }
 
     async def make(self, kind: str, tenant: str, user: str) -> Thing:
@@ -167,6 +170,10 @@ class Things:
             tenant, url="https://example.com/", events=list(WebhookEvent), description="", include_output=False
         )
         return Thing("webhook", webhook.id, tenant, None, webhook.id)
+
+    async def _erasure(self, tenant: str, user: str) -> Thing:
+        erasure = await ErasureStore(self._engine).ask(tenant, new_id("user"))
+        return Thing("erasure", erasure.id, tenant, None, erasure.id)
 
     async def _delivery(self, tenant: str, user: str) -> Thing:
         webhook = await self._webhook(tenant, user)

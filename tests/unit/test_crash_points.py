@@ -24,7 +24,13 @@ def test_each_point_is_reached_at_one_place() -> None:
 def test_a_process_dies_at_each_point_in_some_test() -> None:
     files = (
         ROOT / "tests/acceptance" / name
-        for name in ("test_background.py", "test_crash_points.py", "test_encryption.py", "test_webhooks.py")
+        for name in (
+            "test_background.py",
+            "test_crash_points.py",
+            "test_deletion.py",
+            "test_encryption.py",
+            "test_webhooks.py",
+        )
     )
     tests = "".join(file.read_text() for file in files)
     assert set(NAMED.findall(tests)) == {point.name for point in Point}

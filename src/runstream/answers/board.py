@@ -5,7 +5,11 @@ from enum import StrEnum
 from importlib.resources import files
 from typing import Any, NamedTuple
 
+from redis.asyncio import Redis
+
 from runstream.redis_script import Script, Scripts
+
+_MAKING, _READING = "runstream:making:", "runstream:reading:"
 
 
 class Step(StrEnum):
@@ -90,5 +94,13 @@ class Board:
         return await self._steps(*self._asked(step, key, call, *more))
 
     def _asked(self, step: Step, key: str, call: str, *more: str | int) -> tuple[list[str], list[str | int]]:
-        keys = [f"runstream:answer:{key}", f"runstream:asking:{key}", "runstream:reading:", "runstream:making:"]
+        keys = [f"runstream:answer:{key}", f"runstream:asking:{key}", _READING, _MAKING]
         return keys, [step, call, self._lease, self._worker, *more]
+
+
+async def in_use(redis: Redis, calls: Sequence[str]) -> list[bool]:
+    """Of calls, by their names, which some process makes now, or reads. Raises redis' errors, OSError, TimeoutError."""
+    async with redis.pipeline(transaction=False) as pipeline:
+        for call in calls:
+            pipeline.exists(_MAKING + call, _READING + call)
+        return [count > 0 for count in await pipeline.execute()]

@@ -16,6 +16,7 @@ _REFUSALS = {
     403: "The key lacks a scope, which `param` names; or it is not for this at all.",
     404: "There is no such thing of yours.",
     409: "The Idempotency-Key was used with another body.",
+    410: "The run's transcript is not kept any more: the run itself says since when.",
     413: "The body is too large.",
     415: "The body is not application/json.",
     422: "A value is not allowed; `param` says which.",

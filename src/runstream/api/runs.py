@@ -17,7 +17,7 @@ from runstream.api.schemas.runs import AttemptList, AttemptObject, RunObject, Ru
 from runstream.api.services import Given, Services
 from runstream.domain.audit import Action
 from runstream.domain.cursor import START, Cursor
-from runstream.domain.errors import InvalidCursor, InvalidRequest, NotFound
+from runstream.domain.errors import ContentRemoved, InvalidCursor, InvalidRequest, NotFound
 from runstream.domain.ids import is_id
 from runstream.domain.principal import Principal
 from runstream.domain.run import Priority, Status
@@ -37,7 +37,7 @@ Wait = Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait fo
     "",
     status_code=202,
     response_model=RunObject,
-    responses={200: STREAMED, 204: ALL_SEEN, **refusals(400, 409, 413, 415, 429)},
+    responses={200: STREAMED, 204: ALL_SEEN, **refusals(400, 409, 410, 413, 415, 429)},
     openapi_extra=CHAT_BODY,
 )
 async def create_run(
@@ -126,7 +126,7 @@ async def get_run(run_id: str, asking: Reading, services: Given, request: Reques
     responses={
         200: EVENT_STREAM,
         204: ALL_SEEN,
-        **refusals(400, 404),
+        **refusals(400, 404, 410),
     },
 )
 async def follow_run(
@@ -146,6 +146,19 @@ async def follow_run(
     response = await _stream(services, asking, known_run(run_id), _cursor(last_event_id or after), {})
     await note_operator(services, asking, request, Action.RUN_EVENTS_READ, run_id)
     return response
+
+
+@router.delete(
+    "/{run_id}",
+    status_code=204,
+    responses={202: {"description": "It is being stopped, and goes as soon as that is so."}, **refusals(404, 413, 415)},
+)
+async def delete_run(run_id: str, asking: Writing, services: Given) -> Response:
+    """Delete the run and all that it holds, but for what it cost. One that has not ended is stopped first.
+
+    Asked is done, whatever dies; asking again is harmless for a day, and afterwards 404.
+    """
+    return Response(status_code=204 if await services.delete(asking.owner, known_run(run_id)) else 202)
 
 
 @router.post("/{run_id}/cancel", response_model=RunObject, responses=refusals(400, 404, 413, 415))
@@ -186,6 +199,10 @@ async def _stream(
     standing = await services.store.standing(owner, run_id)
     if standing is None:
         raise NotFound("There is no such run.")
+    if standing.removed is not None:
+        raise ContentRemoved(
+            f"The run's transcript was removed on {standing.removed:%Y-%m-%d}, as it is not kept longer."
+        )
     if standing.transcript is not None:
         end = Cursor(standing.attempt, standing.transcript.end)
         if after > end:

@@ -10,14 +10,17 @@ from redis.asyncio import Redis
 from runstream.access.authenticate import Authenticate
 from runstream.access.check import KeyCheck
 from runstream.access.keys import Keys
+from runstream.api.exporting import Export
 from runstream.gateway.admission import Admission
 from runstream.gateway.limits import Limits
 from runstream.queue.enqueue import JobQueue
 from runstream.runs.cancel import Cancel
+from runstream.runs.delete import Delete
 from runstream.runs.retry import Retry
 from runstream.runs.submit import Submit
 from runstream.runs.watch import Watch
 from runstream.storage.audit import AuditStore
+from runstream.storage.erasures import ErasureStore
 from runstream.storage.feedback import FeedbackStore
 from runstream.storage.lists import AllRuns, RunLists
 from runstream.storage.runs import RunStore
@@ -46,6 +49,9 @@ class Services:
     hub: Hub
     submit: Submit
     cancel: Cancel
+    delete: Delete
+    export: Export
+    erasures: ErasureStore
     retry: Retry
     watch: Watch
     endpoints: Endpoints

@@ -132,6 +132,10 @@ class Book:
         pairs = [each for run_id, settled in (ended or {}).items() for each in (run_id, settled)]
         return bool(await self._call("forget", [_key(tenant)], epoch, *pairs))
 
+    async def forget_user(self, tenant: str, user: str) -> None:
+        """Take away what the user has spent, as Postgres is to have it too: under another name."""
+        await self._call("forget_user", [_key(tenant)], user)
+
     async def tenants(self) -> AsyncIterator[str]:
         """Those whose spend is counted."""
         with answering():

@@ -19,6 +19,7 @@
     ├── RequestTimeout            408  it did not arrive in time
     ├── Conflict                  409
     │   └── IdempotencyConflict
+    ├── ContentRemoved            410  it was not to be kept any longer
     ├── PayloadTooLarge           413
     ├── UnsupportedMediaType      415
     ├── TooManyRequests           429
@@ -196,6 +197,13 @@ class IdempotencyConflict(Conflict):
     """This Idempotency-Key was used with another body: send a new key."""
 
     code = "idempotency_conflict"
+
+
+class ContentRemoved(RunstreamError):
+    """What was said is not kept any more."""
+
+    code = "content_removed"
+    status = 410
 
 
 class PayloadTooLarge(RunstreamError):

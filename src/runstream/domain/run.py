@@ -1,7 +1,7 @@
 """A run: one generation that was asked for, and what became of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import IntEnum, StrEnum
@@ -9,6 +9,7 @@ from typing import Any
 
 from runstream.domain.feedback import FeedbackEvent
 from runstream.domain.findings import Finding
+from runstream.domain.retention import Content
 from runstream.domain.usage import ProviderCall, Usage, total
 
 
@@ -192,6 +193,7 @@ class Run:
     `output` is the model's text; `tool_calls` have the form of chat completions.
     `findings` are those of guards, and `flagged` whether any says something of the content.
     `feedback` is the last verdict on its answer, or that it was shown.
+    `removed` is what is not kept any more, and since when.
     `retried_attempt` is the last one whose end was taken back: nothing that it said counts any more.
     """
 
@@ -230,3 +232,4 @@ class Run:
     first_token_at: datetime | None = None
     finished_at: datetime | None = None
     cancel_requested_at: datetime | None = None
+    removed: Mapping[Content, datetime] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from runstream.domain.audit import Action, Actor, Entry
 from runstream.domain.errors import Conflict, NotFound, QueueFull, TooManyQueued
 from runstream.domain.limits import Party
 from runstream.domain.principal import Owner
+from runstream.domain.retention import Content
 from runstream.domain.run import Run, Status
 from runstream.domain.terms import Terms
 from runstream.gateway.admission import Admission, Wanted
@@ -19,7 +20,7 @@ from runstream.queue.enqueue import JobQueue
 from runstream.runs.backlog import Backlog
 from runstream.storage.runs import RunStore
 
-RETRYABLE: Final = frozenset({Status.FAILED, Status.CANCELLED})
+_RETRYABLE: Final = frozenset({Status.FAILED, Status.CANCELLED})
 _REASON = "retry"
 
 log = structlog.get_logger(__name__)
@@ -45,8 +46,8 @@ class Retry:
             run = await self._store.get(owner, run_id)
             if run is None:
                 raise NotFound("There is no such run.")
-            if run.status not in RETRYABLE:
-                raise Conflict(refusal(run))
+            if why := refusal(run):
+                raise Conflict(why)
             self._terms().admit(Party(run.tenant, run.user, run.feature), run.prompt_version, run.model)
             if queued := await self._try_again(run, by and _entry(by, run)):
                 reached(Point.AGAIN_COMMITTED)
@@ -81,8 +82,13 @@ class Retry:
             log.warning("job_not_enqueued", run_id=run.id, error=type(error).__name__)
 
 
-def refusal(run: Run) -> str:
-    return f"The run is {run.status}: only a failed or cancelled one can be tried again."
+def refusal(run: Run) -> str | None:
+    """Why it cannot be tried again; None where it can."""
+    if run.status not in _RETRYABLE:
+        return f"The run is {run.status}: only a failed or cancelled one can be tried again."
+    if Content.INPUT in run.removed:
+        return "What the run asks is not kept any more: make a new one."
+    return None
 
 
 async def try_again(store: RunStore, run: Run, *, by: Actor) -> Run | None:

@@ -31,7 +31,9 @@ class Watch:
 
     async def _rest(self, owner: Owner, run_id: str, after: Cursor) -> Sequence[Event] | None:
         standing = await self._store.standing(owner, run_id)
-        return standing.transcript.after(after) if standing and standing.transcript else None
+        if standing is None or standing.removed:
+            return []  # there is nothing more to be had: asked for again, it is said why
+        return standing.transcript.after(after) if standing.transcript else None
 
     async def until_ended(self, owner: Owner, run_id: str, seconds: float) -> Run:
         """The run as soon as it has ended, or as it is after `seconds`. Raises NotFound, Unavailable."""

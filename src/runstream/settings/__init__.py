@@ -13,6 +13,7 @@ from runstream.domain.errors import ConfigurationError
 from runstream.gateway.bounds import Dollars
 from runstream.settings.parts import (
     AllLimitSettings,
+    AllRetentionSettings,
     GuardSettings,
     LimitSettings,
     ModelSettings,
@@ -105,6 +106,7 @@ class Settings(BaseSettings):
     max_output_chars: int = Field(2_000_000, ge=1, le=10**8)
     cache_ttl: Seconds = Field(3600, ge=1)
     cache_min_tokens: int = Field(50, ge=0, le=10**9)
+    retention: Annotated[AllRetentionSettings, FromJson] = AllRetentionSettings()
 
     queue: str = Field("default", pattern=r"^[a-z0-9_-]{1,64}$")
     max_queued: int = Field(10_000, ge=1, le=10**9)

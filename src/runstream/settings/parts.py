@@ -1,14 +1,16 @@
 """The objects that settings are made of."""
 
+from datetime import timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field
 
 from runstream.domain.limits import Scope
+from runstream.domain.retention import Content
 from runstream.domain.run import Complexity
 from runstream.gateway.bounds import Bound, LimitBounds
-from runstream.settings.values import Count, File, Key, Name, Part, Price, Seconds, Tenant
+from runstream.settings.values import Count, Days, File, Key, Name, Part, Price, Seconds, Tenant
 
 
 class ProviderSettings(Part):
@@ -66,6 +68,31 @@ class AllLimitSettings(ScopedLimitSettings):
     """For every tenant, but for what `tenants` say of some, setting by setting."""
 
     tenants: dict[Tenant, ScopedLimitSettings] = Field({})
+
+
+class RetentionSettings(Part):
+    """Days after a run's end; what is null, or not there, is kept for good."""
+
+    input: Days | None = None
+    output: Days | None = None
+    transcript: Days | None = None
+
+    def ages(self) -> dict[Content, timedelta]:
+        """Of what is not kept for good."""
+        return {kind: timedelta(days=days) for kind in Content if (days := getattr(self, kind)) is not None}
+
+
+class AllRetentionSettings(RetentionSettings):
+    """For every tenant, but for what `tenants` say of some, setting by setting."""
+
+    tenants: dict[Tenant, RetentionSettings] = Field({})
+
+    def of_tenants(self) -> dict[str, dict[Content, timedelta]]:
+        common = self.model_dump(include=set(RetentionSettings.model_fields))
+        return {
+            tenant: RetentionSettings(**{**common, **own.model_dump(exclude_unset=True)}).ages()
+            for tenant, own in self.tenants.items()
+        }
 
 
 class GuardSettings(Part):

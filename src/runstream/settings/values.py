@@ -96,6 +96,7 @@ Seconds = Annotated[float, Field(gt=0, le=_LONGEST, allow_inf_nan=False)]
 SecondsOrNone = Annotated[float, Field(ge=0, le=_LONGEST, allow_inf_nan=False)]
 """0 for not at all."""
 Count = Annotated[int, Field(ge=1, le=MOST, strict=True)]
+Days = Annotated[int, Field(ge=1, le=3650, strict=True)]
 Price = Annotated[Decimal, Field(ge=0, le=_DEAREST)]
 Name = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_printable)]
 Tenant = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]

@@ -45,6 +45,7 @@ _ANSWER = bound(
         or_(_SAME_INPUT, _SEALED),
         runs.c.complexity.is_not_distinct_from(_ASKED.c.complexity),
         runs.c.status == Status.COMPLETED,
+        runs.c.transcript.is_not(None),
         ~runs.c.flagged,
         runs.c.finished_at > func.now() - SECONDS,
     )
@@ -58,14 +59,21 @@ _MARK_SHARED = bound(
 )
 _AMEND = text("""
     WITH whose AS (SELECT :whose),
+    run AS (
+        SELECT runs.id, runs.tenant, runs.user_id, runs.feature, runs.model
+        FROM runs JOIN attempts ON attempts.run_id = runs.id
+        WHERE runs.id = :run_id AND attempts.attempt = :attempt AND attempts.outcome <> 'running'
+        UNION ALL
+        SELECT run_id, tenant, user_id, feature, model FROM deletions
+        WHERE run_id = :run_id AND deleted_at IS NOT NULL
+    ),
     was AS (SELECT cost FROM ledger WHERE run_id = :run_id AND attempt = :attempt AND call = :call),
     amended AS (
         INSERT INTO ledger (run_id, attempt, call, tenant, user_id, feature, model, provider, provider_model,
             input_tokens, output_tokens, cached_tokens, estimated, cost, price_version)
-        SELECT runs.id, attempts.attempt, :call, runs.tenant, runs.user_id, runs.feature, runs.model, :provider,
+        SELECT id, :attempt, :call, tenant, user_id, feature, model, :provider,
             :provider_model, :input_tokens, :output_tokens, :cached_tokens, :estimated, :cost, :price_version
-        FROM runs JOIN attempts ON attempts.run_id = runs.id
-        WHERE runs.id = :run_id AND attempts.attempt = :attempt AND attempts.outcome <> 'running'
+        FROM run
         ON CONFLICT (run_id, attempt, call) DO UPDATE SET provider = excluded.provider,
             provider_model = excluded.provider_model, input_tokens = excluded.input_tokens,
             output_tokens = excluded.output_tokens, cached_tokens = excluded.cached_tokens,
@@ -88,7 +96,7 @@ _AMEND = text("""
     bindparam("last", type_=Boolean),
     WHOSE,
 )
-"""Nothing where the attempt is not over: whoever ends it enters what it came to."""
+"""Nothing where the attempt is not over: whoever ends it enters what it came to. A deleted run is paid for as well."""
 
 
 class Answer(NamedTuple):

@@ -25,8 +25,13 @@ _ACCOUNT = text(f"""
         NULL::timestamptz AS day, NULL::timestamptz AS month, 0::numeric AS tokens, 0::numeric AS cost, 0 AS settled
     UNION ALL
     SELECT 'asked', NULL, user_id, feature, date_trunc('minute', created_at, 'UTC'), NULL, NULL, count(*), 0, 0
-    FROM runs
-    WHERE tenant = :tenant AND id >= :first AND created_at >= date_trunc('minute', {_AT}, 'UTC')
+    FROM (
+        SELECT user_id, feature, created_at FROM runs WHERE tenant = :tenant AND id >= :first
+        UNION ALL
+        SELECT user_id, feature, created_at FROM deletions
+        WHERE tenant = :tenant AND run_id >= :first AND deleted_at IS NOT NULL
+    ) AS made
+    WHERE created_at >= date_trunc('minute', {_AT}, 'UTC')
     GROUP BY 3, 4, 5
     UNION ALL
     SELECT 'open', id, user_id, feature, NULL, NULL, NULL, coalesce(reserved_tokens, 0), coalesce(reserved_cost, 0),
@@ -43,7 +48,7 @@ _ACCOUNT = text(f"""
     WHERE :bounded AND tenant = :tenant AND made_at >= date_trunc('month', {_AT}, 'UTC')
     GROUP BY 3, 4, 5, 6, 7
 """).bindparams(bindparam("at", type_=DateTime(timezone=True)), WHOSE)  # noqa: S608 - the text is all ours
-"""All in one statement, so that it is all of one instant."""
+"""All in one statement, so that it is all of one instant. What was deleted was asked for nevertheless."""
 _EPOCH = bound(select(tenants.c.budget_epoch).where(tenants.c.id == bindparam("tenant")))
 _ENDED = bound(
     select(runs.c.id, runs.c.finished_at < bindparam("before", type_=DateTime(timezone=True))).where(

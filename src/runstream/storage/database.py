@@ -138,6 +138,13 @@ async def ask(engine: AsyncEngine, statement: Executable, **values: Any) -> Sequ
             return (await connection.execute(statement, values)).all()
 
 
+async def tell(engine: AsyncEngine, statement: Executable, **values: Any) -> int:
+    """How many rows a statement changed that answers none. Raises Unavailable."""
+    with answering():
+        async with engine.connect() as connection:
+            return (await connection.execute(statement, values)).rowcount
+
+
 @contextmanager
 def answering() -> Iterator[None]:
     """Raise Unavailable where Postgres could not be reached or did not answer in time."""

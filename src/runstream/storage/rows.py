@@ -9,6 +9,7 @@ from sqlalchemy import Row
 
 from runstream.domain.feedback import FeedbackEvent
 from runstream.domain.findings import Finding, flagged, told
+from runstream.domain.retention import Content
 from runstream.domain.run import (
     AttemptRecord,
     Caching,
@@ -61,6 +62,7 @@ def run_of(values: Mapping[Any, Any]) -> Run:
         first_token_at=values["first_token_at"],
         finished_at=values["finished_at"],
         cancel_requested_at=values["cancel_requested_at"],
+        removed={kind: at for kind in Content if (at := values[f"{kind}_removed_at"]) is not None},
     )
 
 

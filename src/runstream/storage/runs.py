@@ -47,12 +47,14 @@ class Inserted(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """Where a run stands, with its transcript once it has ended. See Run for `retried_attempt`."""
+    """Where a run stands, with its transcript once it has ended, unless that is `removed`. See Run for
+    `retried_attempt`."""
 
     status: Status
     attempt: int
     retried_attempt: int | None
     transcript: Transcript | None
+    removed: datetime | None
 
 
 class RunStore:
@@ -167,9 +169,10 @@ class RunStore:
         rows = await self._ask(reading.STANDING, whose=[owner.tenant], **owner._asdict(), run_id=run_id)
         if not rows:
             return None
-        status, attempt, retried, events = rows[0]
+        status, attempt, retried, events, removed = rows[0]
         events = await self._content.transcript(owner.tenant, run_id, events)
-        return Ended(Status(status), attempt, retried, None if events is None else Transcript.load(attempt, events))
+        transcript = None if events is None else Transcript.load(attempt, events)
+        return Ended(Status(status), attempt, retried, transcript, removed)
 
     async def claim(self, tenant: str, run_id: str, worker: str) -> Claim | Unread | None:
         """queued -> running, as the next attempt. None where somebody else was first or the run has ended.

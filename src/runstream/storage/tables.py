@@ -189,6 +189,10 @@ runs = Table(
     _time("first_token_at"),
     _time("cancel_requested_at"),
     _time("finished_at"),
+    # What is not kept any more, and since when: see statements/content.py.
+    _time("input_removed_at"),
+    _time("output_removed_at"),
+    _time("transcript_removed_at"),
     CheckConstraint("status in ('queued','running','completed','failed','cancelled')", name="status"),
     CheckConstraint("(finished_at is null) = (status in ('queued','running'))", name="finished"),
     CheckConstraint("(worker is not null) = (status = 'running')", name="worker"),
@@ -212,6 +216,8 @@ runs = Table(
         unique=True,
         postgresql_where=text("idempotency_key is not null"),
     ),
+    # What of a tenant's ended longest ago, to remove what is not to be kept any longer.
+    Index("ix_runs_ended", "tenant", "finished_at", "id", postgresql_where=text("finished_at is not null")),
     # What the sweep looks at stays as small as what is under way, however many runs have ended.
     Index("ix_runs_queued", "tenant", "priority", "available_at", postgresql_where=text("status = 'queued'")),
     Index("ix_runs_running", "worker", postgresql_where=text("status = 'running'")),
@@ -281,6 +287,7 @@ ledger = Table(
     Column("saved_cost", Numeric(20, 10)),
     _time("made_at", required=True),
     Index("ix_ledger_tenant_made_at", "tenant", "made_at"),
+    Index("ix_ledger_tenant_user_id", "tenant", "user_id", "made_at"),
 )
 
 
@@ -413,6 +420,56 @@ data_keys = Table(
     _time("made_at", required=True),
     # Since when all content of the tenant's is encrypted with it, as far as is known.
     _time("complete_at"),
+)
+
+
+# One row for each run that is to be deleted, or was not long ago: what Redis has of it goes after its row. It says of
+# the run what the ledger needs of it, for a call that went on, and limits, for it was asked for.
+deletions = Table(
+    "deletions",
+    metadata,
+    Column("run_id", String(40), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("user_id", String(128), nullable=False),
+    Column("feature", String(64), nullable=False),
+    Column("model", String(256), nullable=False),
+    _time("created_at", required=True),
+    # The run's last one; null while its row is there.
+    Column("attempt", Integer),
+    _time("asked_at", required=True),
+    _time("deleted_at"),
+    _time("cleared_at"),
+    CheckConstraint("(attempt is null) = (deleted_at is null)", name="deleted"),
+    Index("ix_deletions_open", "run_id", postgresql_where=text("cleared_at is null")),
+    Index(None, "cleared_at", postgresql_where=text("cleared_at is not null")),
+    Index("ix_deletions_tenant_user_id", "tenant", "user_id"),
+)
+
+
+# Users who are to be erased, or were: of these, nothing but that it was done.
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("user_id", String(128)),
+    # How many were deleted.
+    Column("runs", Integer, nullable=False, server_default=text("0")),
+    _time("asked_at", required=True),
+    _time("done_at"),
+    CheckConstraint("(user_id is null) = (done_at is not null)", name="done"),
+    Index("uq_erasures_open", "tenant", "user_id", unique=True, postgresql_where=text("done_at is null")),
+)
+
+
+# The last run, by its end, from which a tenant's content of a kind was removed for its age.
+retention_marks = Table(
+    "retention_marks",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("kind", String(16), primary_key=True),
+    _time("finished_at"),
+    Column("run_id", String(40), nullable=False, server_default=""),
 )
 
 

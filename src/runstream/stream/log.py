@@ -136,6 +136,13 @@ class TokenLog:
             found = await self._redis.xrange(key(run_id), min=f"({after}", count=most)
         return [parse(entry_id, fields[_FIELD]) for entry_id, fields in found], len(found) == most
 
+    async def held(self, run_ids: Sequence[str]) -> list[bool]:
+        """Of which there is a log, in one call."""
+        async with asyncio.timeout(self._timeout), self._redis.pipeline(transaction=False) as pipeline:
+            for run_id in run_ids:
+                pipeline.exists(key(run_id))
+            return [bool(there) for there in await pipeline.execute()]
+
     async def reached(self, run_ids: Sequence[str]) -> list[Cursor | None]:
         """The cursor of each log's last entry, in one call."""
         async with asyncio.timeout(self._timeout), self._redis.pipeline(transaction=False) as pipeline:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from runstream.api.schemas.fields import Absent, WhereThereIsSome
 from runstream.api.schemas.outcomes import Failure, FindingObject, UsageObject
 from runstream.domain.feedback import FeedbackEvent
+from runstream.domain.retention import Content
 from runstream.domain.run import AttemptRecord, Caching, Complexity, Outcome, Run, Status
 from runstream.domain.usage import dollars
 from runstream.features.chat import ChatInput, ToolCall
@@ -73,6 +74,19 @@ class Output(BaseModel):
         )
 
 
+class Removed(BaseModel):
+    """What of the run is not kept any more, and since when: what was asked, with its subject and metadata; what was
+    answered; the events."""
+
+    input: datetime | None
+    output: datetime | None
+    transcript: datetime | None
+
+    @classmethod
+    def of(cls, run: Run) -> "Removed | None":
+        return cls(**{kind: run.removed.get(kind) for kind in Content}) if run.removed else None
+
+
 class RunObject(BaseModel):
     """A run. `output` is there once it has ended; where it did not complete, it holds what had come till then.
 
@@ -110,6 +124,7 @@ class RunObject(BaseModel):
     first_token_at: datetime | None
     cancel_requested_at: datetime | None
     finished_at: datetime | None
+    removed: Annotated[Removed | Absent, WhereThereIsSome] = None
 
     @classmethod
     def of(cls, run: Run) -> "RunObject":
@@ -142,6 +157,7 @@ class RunObject(BaseModel):
             first_token_at=run.first_token_at,
             cancel_requested_at=run.cancel_requested_at,
             finished_at=run.finished_at,
+            removed=Removed.of(run),
         )
 
 

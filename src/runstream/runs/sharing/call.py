@@ -21,6 +21,11 @@ _FAILURES = {
 }
 
 
+def call_name(run_id: str, attempt: int) -> str:
+    """The name of the call that an attempt begins, if it begins one: whoever deletes the run finds its log by that."""
+    return f"call_{run_id.removeprefix('run_')}-{attempt}"
+
+
 class Finish(NamedTuple):
     """How an answer ended: `target` gave it, for `usage`."""
 

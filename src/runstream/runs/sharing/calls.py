@@ -11,13 +11,12 @@ from redis.exceptions import RedisError
 
 from runstream.answers.board import Answered, Board, Found, Step
 from runstream.domain.errors import ProviderError, SharedCallLost, Unavailable, whereabouts
-from runstream.domain.ids import new_id
 from runstream.domain.prompt import Prompt
 from runstream.domain.usage import estimate
 from runstream.gateway.generate import Gateway
 from runstream.runs.attempt import Attempt, Stop
 from runstream.runs.meter import calls_of
-from runstream.runs.sharing.call import Finish, SharedCall
+from runstream.runs.sharing.call import Finish, SharedCall, call_name
 from runstream.runs.sharing.ways import follow, make
 from runstream.storage.answers import AnswerStore
 from runstream.stream.log import TokenLog
@@ -70,7 +69,7 @@ class SharedCalls:
         async with self._turns.setdefault(key, asyncio.Lock()):
             call = self._calls.get(key)
             if call is None:
-                name = new_id("call")
+                name = call_name(attempt.claim.run_id, attempt.claim.attempt)
                 try:
                     found, name = await self._board.open(key, name, disregard=disregard)
                 except BaseException:

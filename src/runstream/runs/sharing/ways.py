@@ -67,8 +67,11 @@ async def follow(call: SharedCall, token_log: TokenLog, is_lost: Callable[[], bo
 
 
 def _take_in(call: SharedCall, entry: Entry) -> None:
-    """What is known already may come again, in a larger piece."""
+    """What is known already may come again, in a larger piece. A log that is of no call any more was taken away."""
     reached = call.transcript.end
+    if entry.attempt > call.transcript.attempt:
+        call.end(SharedCallLost())
+        return
     if entry.end <= reached:
         return
     if entry.type in COUNTED:

@@ -79,7 +79,7 @@ INSERT_HELD = bound(
 waits for those that are being made. Answers of each whether that held, and when it was made, if it is new."""
 _RETRY = (
     update(runs)
-    .where(runs.c.id == ID, runs.c.status == WAS, runs.c.attempt == EXPECTED)
+    .where(runs.c.id == ID, runs.c.status == WAS, runs.c.attempt == EXPECTED, runs.c.input_removed_at.is_(None))
     .values(
         status=Status.QUEUED,
         restart_reason=bindparam("reason"),
@@ -108,6 +108,8 @@ _RETRY = (
                 "first_token_at",
                 "cancel_requested_at",
                 "finished_at",
+                "output_removed_at",
+                "transcript_removed_at",
             )
         ),
     )

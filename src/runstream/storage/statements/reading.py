@@ -22,7 +22,9 @@ EARLIER = bound(
 GET = bound(select(*SHOWN).where(*_OWNED, runs.c.id == ID))
 FIND = select(*SHOWN).where(runs.c.id == ID)
 STANDING = bound(
-    select(runs.c.status, runs.c.attempt, runs.c.retried_attempt, runs.c.transcript).where(*_OWNED, runs.c.id == ID)
+    select(
+        runs.c.status, runs.c.attempt, runs.c.retried_attempt, runs.c.transcript, runs.c.transcript_removed_at
+    ).where(*_OWNED, runs.c.id == ID)
 )
 STATUS = bound(select(runs.c.status, runs.c.attempt).where(runs.c.id == ID))
 ATTEMPTS = bound(
