@@ -98,7 +98,11 @@ async def test_nothing_of_a_user_is_found_in_any_table_nor_in_redis_once_they_ar
 
         assert erasure["runs"] == len(models)
         assert await found(stack, [*words.values(), ada]) == set()
-        assert (await user.http.get("/v1/runs")).status_code == 401, "the user's key is revoked"
+
+        async def revoked() -> bool:
+            return (await user.http.get("/v1/runs")).status_code == 401
+
+        await until(revoked, "the user's key is revoked")
         ((calls, whose),) = await rows(
             stack, "select count(*), array_agg(distinct user_id) from ledger where tenant = $1", tenant
         )

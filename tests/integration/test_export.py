@@ -140,3 +140,18 @@ async def test_only_who_administers_a_tenant_has_it_exported(stack: Stack, calle
     async with Caller(stack.url, stack.create_key(caller.tenant, None, Kind.SERVER), caller.tenant, "") as server:
         for who in (caller, server):
             assert (await who.http.get("/v1/export")).status_code == 403
+
+
+async def test_deleting_erasing_and_exporting_are_in_the_audit_log(stack: Stack, caller: Caller) -> None:
+    own, run_id = [await caller.create() for _ in range(2)]
+    async with Caller(
+        stack.url, stack.create_key(caller.tenant, None, Kind.SERVER, list(Scope)), caller.tenant, ""
+    ) as server:
+        for who, each in ((caller, own), (server, run_id)):
+            await who.ended(each)
+            assert (await who.http.delete(f"/v1/runs/{each}")).status_code == 204
+        await exported(server)
+        erasure = (await server.http.delete("/v1/users/nobody")).json()
+        entries = (await server.http.get("/v1/audit")).raise_for_status().json()["data"]
+    told = [(entry["action"], entry["target"]["id"]) for entry in entries]
+    assert told == [("user.erased", erasure["id"]), ("tenant.exported", caller.tenant), ("run.deleted", run_id)]

@@ -41,7 +41,7 @@ FILL = f"""
 
 NO_CONTENT = {
     *("id", "tenant", "user_id", "feature", "prompt_version", "policy", "model", "complexity", "queue", "status"),
-    *("provider", "provider_model", "provider_request_id", "worker", "restart_reason", "finish_reason"),
+    *("provider", "provider_model", "provider_request_id", "worker", "restart_reason", "finish_reason", "feedback"),
 }
 """Columns of a run that say nothing of what was asked and answered."""
 

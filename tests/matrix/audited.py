@@ -5,6 +5,8 @@ from __future__ import annotations
 from runstream.domain.audit import Action
 
 BY_ANYBODY = {
+    "DELETE /v1/users/{user}": [Action.USER_ERASED],
+    "GET /v1/export": [Action.TENANT_EXPORTED],
     "POST /v1/keys": [Action.KEY_CREATED],
     "POST /v1/keys/{key_id}/rotate": [Action.KEY_ROTATED],
     "DELETE /v1/keys/{key_id}": [Action.KEY_REVOKED],
@@ -18,6 +20,7 @@ BY_ANYBODY = {
 """Changes of whom and what is trusted."""
 
 BY_ANOTHER = {
+    "DELETE /v1/runs/{run_id}": [Action.RUN_DELETED],
     "POST /v1/runs/{run_id}/cancel": [Action.RUN_CANCELLED],
     "POST /v1/runs/{run_id}/retry": [Action.RUN_RETRIED],
 }
@@ -36,6 +39,7 @@ BY_OPERATORS = {
 """What those who run the service do in the place of a tenant, and what of it they are shown."""
 
 NOT_AUDITED = {
+    "GET /v1/erasures/{erasure_id}": "who is erased is not shown",
     "GET /healthz": "says nothing of a tenant",
     "GET /readyz": "says nothing of a tenant",
     "GET /metrics": "says nothing of a tenant",

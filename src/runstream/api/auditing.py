@@ -39,3 +39,8 @@ async def note_operator(
     if asking.kind is Kind.OPERATOR:
         entry = acting(asking, request).entry(action, tenant=asking.owner.tenant, target=target, **details)
         await services.audit.append(entry)
+
+
+async def note(services: Services, asking: Principal, request: Request, action: Action, target: str) -> None:
+    """Note what anybody is about to be shown, or has had done. Raises Unavailable."""
+    await services.audit.append(acting(asking, request).entry(action, tenant=asking.owner.tenant, target=target))

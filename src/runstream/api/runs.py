@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel
 
 from runstream.api.asking import Cancelling, Listing, Reading, Writing
-from runstream.api.auditing import acting_on_another_s, note_operator
+from runstream.api.auditing import acting_on_another_s, note, note_operator
 from runstream.api.documents import ALL_SEEN, CHAT_BODY, EVENT_STREAM, EVERYWHERE, NOT_RETRYABLE, STREAMED, refusals
 from runstream.api.events import MEDIA_TYPE, EventStream, replay
 from runstream.api.rates import rate_headers
@@ -153,11 +153,13 @@ async def follow_run(
     status_code=204,
     responses={202: {"description": "It is being stopped, and goes as soon as that is so."}, **refusals(404, 413, 415)},
 )
-async def delete_run(run_id: str, asking: Writing, services: Given) -> Response:
+async def delete_run(run_id: str, asking: Writing, services: Given, request: Request) -> Response:
     """Delete the run and all that it holds, but for what it cost. One that has not ended is stopped first.
 
     Asked is done, whatever dies; asking again is harmless for a day, and afterwards 404.
     """
+    if acting_on_another_s(asking, request) and await services.store.get(asking.owner, known_run(run_id)):
+        await note(services, asking, request, Action.RUN_DELETED, run_id)
     return Response(status_code=204 if await services.delete(asking.owner, known_run(run_id)) else 202)
 
 
