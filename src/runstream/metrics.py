@@ -124,6 +124,11 @@ CALL_WAIT = Histogram(
     ["provider"],
     buckets=_SECONDS,
 )
+KEY_SETS_READ = Counter(
+    "runstream_key_sets_read_total",
+    "Times that an identity provider was asked for its keys: read, or failed.",
+    ["outcome"],
+)
 RETRIED = Counter("runstream_attempts_retried_total", "Attempts given up for another one.", ["reason"])
 FOUND = Counter("runstream_guard_findings_total", "What guards found in runs.", ["where", "action"])
 UNMODERATED = Counter("runstream_moderation_unavailable_total", "Calls for moderation that had no answer.", ["reason"])

@@ -7,6 +7,7 @@
     │   ├── UserRequired               a server is to say whose the run is
     │   └── InvalidField          422  understood, but a value is not allowed
     ├── Unauthenticated           401
+    │   └── InvalidClaims              a token is good, and does not say who this is
     ├── Forbidden                 403  not for this principal, whatever is there
     │   ├── MissingScope               `param` names the scope
     │   ├── TenantSuspended            its new runs are refused
@@ -115,10 +116,16 @@ class InvalidField(InvalidRequest):
 
 
 class Unauthenticated(RunstreamError):
-    """Send a valid key as 'Authorization: Bearer rs_...'."""
+    """Send a valid key or token as 'Authorization: Bearer ...'."""
 
     code = "unauthenticated"
     status = 401
+
+
+class InvalidClaims(Unauthenticated):
+    """The token does not say who this is."""
+
+    code = "invalid_claims"
 
 
 class Forbidden(RunstreamError):

@@ -48,7 +48,8 @@ class OneRun:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """`credential` is the id of the key or the token that it came with: no secret.
+    """`credential` is the id of the key or the token that it came with, and `until` when that ends, in Unix time, where
+    it does: no secret.
 
     An operator is of no tenant but the one that a request names. It and a server may act for a user, and may then do no
     more than that user; the `user` of a server is the one whose runs it makes while it acts for nobody. With
@@ -62,6 +63,7 @@ class Principal:
     scopes: frozenset[Scope]
     acts_for: str | None = None
     only: OneRun | None = None
+    until: float | None = None
 
     @property
     def owner(self) -> Owner:
