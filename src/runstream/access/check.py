@@ -13,7 +13,7 @@ import structlog
 from runstream.access.secrets import hash_key
 from runstream.domain.errors import Unavailable
 from runstream.domain.principal import Principal
-from runstream.storage.keys import KeyStore
+from runstream.storage.keys import Found, KeyStore, Name
 from runstream.storage.together import Together
 
 _TRUST = 1.0
@@ -50,27 +50,26 @@ class KeyCheck:
     def __init__(self, store: KeyStore, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
         self._clock = clock
-        self._known: dict[bytes, _Known] = {}
-        self._refused: set[bytes] = set()
+        self._known: dict[Name, _Known] = {}
+        self._refused: set[Name] = set()
         self._looked = -_FORGET
         self._used: set[str] = set()
         self._ask = Together(self._look)
 
     async def principal(self, key: str) -> Principal | None:
         """None where the key is unknown, expired or revoked: all of them take the same way. Raises Unavailable."""
-        hashed = hash_key(key)
+        known = await self._find(hash_key(key))
+        if known is None:
+            return None
         now = self._clock()
-        known = self._known.get(hashed)
-        if known is None or now >= known.until or now - self._looked >= _TRUST:
-            if hashed in self._refused and now - self._looked < _TRUST:
-                return None
-            known = await self._ask(hashed)
-            if known is None:
-                return None
         if now >= known.note_at:
             known.note_at = now + _NOTED
             self._used.add(known.principal.credential)
         return known.principal
+
+    async def is_good(self, key_id: str) -> bool:
+        """Whether the key of this id still is. It counts as no use of the key. Raises Unavailable."""
+        return await self._find(key_id) is not None
 
     async def run(self) -> None:
         """Write now and then which keys were used, until cancelled; then once more."""
@@ -92,35 +91,45 @@ class KeyCheck:
             self._used |= used
             log.warning("key_uses_not_written", error=error.message)
 
-    async def _look(self, asked: Sequence[bytes]) -> Sequence[_Known | None]:
+    async def _find(self, name: Name) -> _Known | None:
+        now = self._clock()
+        known = self._known.get(name)
+        if known is None or now >= known.until or now - self._looked >= _TRUST:
+            if name in self._refused and now - self._looked < _TRUST:
+                return None
+            known = await self._ask(name)
+        return known
+
+    async def _look(self, asked: Sequence[Name]) -> Sequence[_Known | None]:
         now = self._clock()
         if now - self._looked >= _TRUST:
             await self._forget_changed(now)
-        unknown = {hashed for hashed in asked if not self._is_good(hashed, now)} - self._refused
+        unknown = {name for name in asked if not self._knows(name, now)} - self._refused
         if unknown:
-            found = {each.hash: each for each in await self._store.find(unknown)}
+            good = await self._store.find(unknown)
+            found: dict[Name, Found] = {name: each for each in good for name in (each.hash, each.principal.credential)}
             self._make_room()
-            for hashed in unknown:
-                if each := found.get(hashed):
+            for name in unknown:
+                if each := found.get(name):
                     until = float("inf") if each.seconds is None else now + each.seconds
-                    self._known[hashed] = _Known(each.principal, until, each.version, now)
+                    self._known[name] = _Known(each.principal, until, each.version, now)
                 else:
-                    self._known.pop(hashed, None)
-                    self._refused.add(hashed)
-        return [self._known.get(hashed) for hashed in asked]
+                    self._known.pop(name, None)
+                    self._refused.add(name)
+        return [self._known.get(name) for name in asked]
 
     async def _forget_changed(self, now: float) -> None:
         if now - self._looked >= _FORGET:
             self._known.clear()
         elif self._known:
-            for hashed, version in (await self._store.changed(_WINDOW)).items():
-                if (known := self._known.get(hashed)) and known.version != version:
-                    del self._known[hashed]
+            for name, version in (await self._store.changed(_WINDOW)).items():
+                if (known := self._known.get(name)) and known.version != version:
+                    del self._known[name]
         self._refused.clear()
         self._looked = now
 
-    def _is_good(self, hashed: bytes, now: float) -> bool:
-        known = self._known.get(hashed)
+    def _knows(self, name: Name, now: float) -> bool:
+        known = self._known.get(name)
         return known is not None and now < known.until
 
     def _make_room(self) -> None:

@@ -3,13 +3,14 @@
 import secrets
 from hashlib import sha256
 
+KEY_PREFIX = "rs_"
 HINT = 8
 """Characters of a key that are shown in lists."""
 
 
 def new_key() -> str:
-    """`rs_` and 256 random bits."""
-    return "rs_" + secrets.token_urlsafe(32)
+    """Its prefix and 256 random bits."""
+    return KEY_PREFIX + secrets.token_urlsafe(32)
 
 
 def hash_key(key: str) -> bytes:

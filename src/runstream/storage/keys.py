@@ -59,6 +59,10 @@ class NewKey:
     hint: str
 
 
+Name = bytes | str
+"""A key's hash, or its id."""
+
+
 class Found(NamedTuple):
     """A key that is good now, for `seconds` more if that is bounded. `version` is another once it was changed."""
 
@@ -79,9 +83,9 @@ _OF: ColumnElement[bool] = or_(
 """Of one tenant, or of any."""
 
 _FIND = select(api_keys, extract("epoch", api_keys.c.expires_at - func.now()).label("seconds")).where(
-    api_keys.c.hash == any_(_HASHES), *_GOOD
+    or_(api_keys.c.hash == any_(_HASHES), api_keys.c.id == any_(_IDS)), *_GOOD
 )
-_CHANGED = select(api_keys.c.hash, api_keys.c.changed_at).where(
+_CHANGED = select(api_keys.c.hash, api_keys.c.id, api_keys.c.changed_at).where(
     api_keys.c.changed_at.is_not(None), api_keys.c.changed_at > func.now() - _SECONDS
 )
 _GET = bound(select(*_SHOWN).where(api_keys.c.id == bindparam("key_id"), _OF))
@@ -137,14 +141,16 @@ class KeyStore:
         rows = await self._change(bound(row), entry, whose=_whose(tenant))
         return _record(rows[0])
 
-    async def find(self, hashes: Collection[bytes]) -> list[Found]:
+    async def find(self, names: Collection[Name]) -> list[Found]:
         """Those of the keys that are neither unknown, nor revoked, nor expired."""
-        return [_found(row) for row in await self._ask(_FIND, hashes=list(hashes))]
+        hashes = [name for name in names if isinstance(name, bytes)]
+        ids = [name for name in names if isinstance(name, str)]
+        return [_found(row) for row in await self._ask(_FIND, hashes=hashes, ids=ids)]
 
-    async def changed(self, seconds: float) -> Mapping[bytes, datetime]:
-        """The keys, by their hashes, that were changed in the last `seconds`, with their version."""
+    async def changed(self, seconds: float) -> Mapping[Name, datetime]:
+        """The keys, by both of their names, that were changed in the last `seconds`, with their version."""
         rows = await self._ask(_CHANGED, seconds=timedelta(seconds=seconds))
-        return {row.hash: row.changed_at for row in rows}
+        return {name: row.changed_at for row in rows for name in (row.hash, row.id)}
 
     async def used(self, ids: Collection[str], seconds: float) -> None:
         """Note that keys were used now, but for those of which that was noted within `seconds`."""
@@ -223,7 +229,8 @@ def _named(new: NewKey) -> dict[str, Any]:
 
 def _found(row: Row[Any]) -> Found:
     scopes = frozenset(map(Scope, row.scopes))
-    principal = Principal(row.id, Kind(row.kind), row.tenant, row.user_id, scopes)
+    until = None if row.expires_at is None else row.expires_at.timestamp()
+    principal = Principal(row.id, Kind(row.kind), row.tenant, row.user_id, scopes, until=until)
     return Found(row.hash, principal, None if row.seconds is None else float(row.seconds), row.changed_at)
 
 

@@ -323,6 +323,18 @@ webhooks = Table(
 )
 
 
+# What run tokens are signed with, the newest that has no end; those that are signed with one that has not ended are
+# good. It is nobody's in particular.
+token_secrets = Table(
+    "token_secrets",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("secret", LargeBinary, nullable=False),
+    _time("until"),
+    _time("created_at", required=True),
+)
+
+
 # One row for each event and webhook. It goes with its run, and what is in it of the run.
 webhook_deliveries = Table(
     "webhook_deliveries",
