@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from decimal import Decimal
 from functools import cache, partial
@@ -16,7 +16,11 @@ from runstream import __version__
 from runstream.access.authenticate import Authenticate
 from runstream.access.check import KeyCheck
 from runstream.access.failures import Failures
+from runstream.access.issuers import Issuer
+from runstream.access.jwt_check import JwtCheck
 from runstream.access.keys import Keys
+from runstream.access.run_tokens import RunTokens
+from runstream.access.token_secrets import TokenSecrets
 from runstream.api import (
     audit,
     errors,
@@ -28,6 +32,7 @@ from runstream.api import (
     limits,
     operations,
     plans,
+    run_tokens,
     runs,
     tenants,
     usage,
@@ -40,7 +45,7 @@ from runstream.api.cors import allow_origins
 from runstream.api.documents import describe
 from runstream.api.exporting import Export, sections
 from runstream.api.services import Services
-from runstream.connections import input_limits, master_keys, model_routes, open_log, prices, redis_client
+from runstream.connections import input_limits, issuers, master_keys, model_routes, open_log, prices, redis_client
 from runstream.connections import limits as limits_of
 from runstream.console.routes import console_router
 from runstream.counters.book import Book
@@ -82,6 +87,7 @@ from runstream.storage.runs import RunStore
 from runstream.storage.spend import SpendStore
 from runstream.storage.tenancy import Role
 from runstream.storage.terms import TermsStore
+from runstream.storage.token_secrets import TokenSecretStore
 from runstream.storage.webhooks import WebhookStore
 from runstream.stream.hub import Hub
 from runstream.terms.copy import TermsCopy
@@ -95,18 +101,19 @@ _PATIENCE = 2.0
 
 def create_app(settings: Settings) -> FastAPI:
     """Opens nothing until it is served. Raises ConfigurationError."""
-    routes = model_routes(settings)
+    routes, trusted = model_routes(settings), issuers(settings)
     _check_addresses(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with _services(settings, routes) as services:
+        async with _services(settings, routes, trusted) as services:
             app.state.services = services
             running = [
                 asyncio.create_task(loop)
                 for loop in (
                     services.hub.run(),
                     services.key_check.run(),
+                    services.jwt_check.run(),
                     services.terms.run(),
                     services.listening(),
                 )
@@ -129,6 +136,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.include_router(runs.router)
+    app.include_router(run_tokens.router)
     app.include_router(usage.router)
     app.include_router(limits.router)
     app.include_router(webhooks.router)
@@ -173,14 +181,17 @@ async def _check_keys(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Services]:
+async def _services(settings: Settings, routes: Routes, trusted: Sequence[Issuer]) -> AsyncIterator[Services]:
     pool, timeout = settings.database_pool, settings.database_timeout
     engine = connect(settings.database_login, pool_size=pool, timeout=timeout, role=Role.APPLICATION)
     # For what is asked before it is known whose it is, and for figures of all tenants together.
     overall = connect(settings.sweep_login, pool_size=OVERALL, timeout=timeout, role=Role.SWEEP)
     await asyncio.gather(open_pool(engine, pool), open_pool(overall, OVERALL), warn_of_wall(engine))
     redis = redis_client(settings)
-    key_check = KeyCheck(KeyStore(overall))
+    keys = Keys(KeyStore(engine))
+    key_check, jwt_check = KeyCheck(KeyStore(overall)), JwtCheck(trusted, keys.has_tenant)
+    run_tokens = RunTokens(TokenSecrets(TokenSecretStore(overall)), key_check)
+    failures = Failures(settings.failed_auth_per_minute)
     content = content_with(engine, master_keys(settings))
     store = RunStore(engine, content=content, warn_call_cost=settings.warn_call_cost)
     all_runs = AllRuns(overall)
@@ -235,8 +246,10 @@ async def _services(settings: Settings, routes: Routes) -> AsyncIterator[Service
         spend=SpendStore(engine),
         admission=admission,
         key_check=key_check,
-        authenticate=Authenticate(key_check, Failures(settings.failed_auth_per_minute)),
-        keys=Keys(KeyStore(engine)),
+        jwt_check=jwt_check,
+        authenticate=Authenticate(key_check, jwt_check, run_tokens, failures),
+        keys=keys,
+        run_tokens=run_tokens,
         jobs=jobs,
         queue=settings.queue,
         hub=hub,

@@ -18,6 +18,8 @@ from runstream.domain.run import Status
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 keys = typer.Typer(no_args_is_help=True, help="API keys: create, list, rotate, revoke.")
 app.add_typer(keys, name="keys")
+tokens = typer.Typer(no_args_is_help=True, help="Run tokens: rotate the secret that they are signed with.")
+app.add_typer(tokens, name="tokens")
 runs = typer.Typer(no_args_is_help=True, help="Runs, straight at the database: list, show, retry, cancel.")
 app.add_typer(runs, name="runs")
 encryption = typer.Typer(no_args_is_help=True, help="Content that is encrypted in the database: status, rotate.")
@@ -144,6 +146,17 @@ def revoke_key(key_id: KeyId) -> None:
 
     asyncio.run(revoke(key_id))
     print(f"Revoked {key_id}.")
+
+
+@tokens.command("rotate")
+def rotate_token_secret(
+    overlap: Annotated[str, typer.Option(help="How long tokens that are out go on for; 0s ends all at once.")] = "24h",
+) -> None:
+    """Sign run tokens with a new secret, within a second in every process."""
+    from runstream.keys import rotate_token_secret
+
+    asyncio.run(rotate_token_secret(overlap))
+    print(f"Run tokens are signed with a new secret; those that are out go on for {overlap} at most.")
 
 
 @runs.command("list")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from runstream.connections import guards, key_rates, master_keys, model_routes, moderations, provider_configs
+from runstream.connections import guards, issuers, key_rates, master_keys, model_routes, moderations, provider_configs
 from runstream.domain.errors import ConfigurationError, RunstreamError
 from runstream.gateway.pricing import check_names
 from runstream.providers.registry import build
@@ -37,6 +37,10 @@ def contradictions(settings: Settings) -> Iterator[str]:
         yield error.message
     try:
         check_names(settings.prices, settings.providers)
+    except RunstreamError as error:
+        yield error.message
+    try:
+        issuers(settings)
     except RunstreamError as error:
         yield error.message
     if settings.lease <= settings.lease_interval:

@@ -10,6 +10,8 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import ConnectionError
 
+from runstream.access.issuers import Issuer
+from runstream.access.key_sets import PUBLISHED, PublishedKeys, SharedSecret
 from runstream.counters.key_turns import Rate
 from runstream.domain.errors import ConfigurationError
 from runstream.domain.retention import Retention
@@ -23,7 +25,7 @@ from runstream.providers.base import ProviderConfig, Timeouts
 from runstream.providers.key_file import Unusable, read_keys
 from runstream.redis_script import Scripts
 from runstream.sealing.master_keys import MasterKeys, decoded
-from runstream.settings import ModelSettings, ModerationSettings, Settings, TargetSettings
+from runstream.settings import JwtSettings, ModelSettings, ModerationSettings, Settings, TargetSettings
 from runstream.stream.log import TokenLog
 
 if TYPE_CHECKING:
@@ -165,6 +167,40 @@ def moderations(given: ModerationSettings) -> Moderations:
 
     keys = tuple(key.get_secret_value() for key in given.api_keys)
     return Moderations(ProviderConfig("moderation", "openai", given.base_url, keys), given.model)
+
+
+def issuers(settings: Settings) -> Sequence[Issuer]:
+    """Opens nothing yet. Raises ConfigurationError."""
+    names = [given.issuer for given in settings.jwt]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigurationError(f"RUNSTREAM_JWT has the issuer '{name}' twice.")
+    return [_issuer(given) for given in settings.jwt]
+
+
+def published_keys(given: JwtSettings) -> PublishedKeys | None:
+    """None where the issuer shares a secret instead."""
+    return PublishedKeys(given.jwks_url, given.algorithms or PUBLISHED) if given.jwks_url else None
+
+
+def _issuer(given: JwtSettings) -> Issuer:
+    try:
+        keys = published_keys(given) or SharedSecret(given.secret.get_secret_value() if given.secret else "")
+    except ConfigurationError as error:
+        raise ConfigurationError(f"RUNSTREAM_JWT of '{given.issuer}': {error.message}") from None
+    return Issuer(
+        name=given.issuer,
+        audience=given.audience,
+        keys=keys,
+        leeway=given.leeway,
+        kind=given.kind,
+        tenant=given.tenant,
+        tenant_claim=given.tenant_claim or "",
+        user_claim=given.user_claim,
+        scopes=given.scopes,
+        scopes_claim=given.scopes_claim,
+        scope_map=given.scope_map,
+    )
 
 
 def timeouts(settings: Settings) -> Timeouts:

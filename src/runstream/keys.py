@@ -1,15 +1,17 @@
-"""What the key commands do."""
+"""What the commands of keys and tokens do."""
 
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
+from runstream.access import token_secrets
 from runstream.access.keys import Keys
 from runstream.domain.durations import in_seconds
 from runstream.domain.principal import Kind, Scope
 from runstream.settings import load
 from runstream.storage.command import opened
 from runstream.storage.keys import KeyRecord, KeyStore
+from runstream.storage.token_secrets import TokenSecretStore
 from runstream.terminal import at_terminal
 
 
@@ -47,6 +49,14 @@ async def revoke(key_id: str) -> None:
     """Raises NotFound where there is no such key in use."""
     async with _keys() as keys:
         await keys.revoke(None, key_id, by=at_terminal())
+
+
+async def rotate_token_secret(overlap: str) -> None:
+    """Have run tokens signed with a new secret. See token_secrets.rotate."""
+    for_long = timedelta(seconds=in_seconds(overlap, param="overlap"))
+    settings = load()
+    async with opened(settings.sweep_login, settings.database_timeout) as engine:
+        await token_secrets.rotate(TokenSecretStore(engine), for_long, by=at_terminal())
 
 
 @asynccontextmanager

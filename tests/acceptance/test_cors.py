@@ -10,7 +10,7 @@ import httpx
 import pytest
 from playwright.async_api import BrowserContext, Page
 
-from caller import words
+from caller import body, words
 from stack import Api, Stack
 
 DEADLINE = 60
@@ -30,6 +30,22 @@ async ([url, key]) => {
   let last;
   for await (last of client.follow(id, { after: `1-${texts.join("").length + 1}` })) texts.push(last.data.text ?? "");
   return { text: texts.join(""), last: last.type, pieces: texts.length };
+}
+"""
+FOLLOW_WITH_A_TOKEN = """
+async ([url, run, token]) => {
+  const { RunstreamClient, RunstreamError } = await import("/console/runstream.js");
+  const client = new RunstreamClient({ baseUrl: url, getToken: async () => token });
+  const texts = [];
+  for await (const event of client.follow(run)) {
+    if (event.type === "run.delta") texts.push(event.data.text);
+    if (texts.length === 3) break;
+  }
+  await client.cancelRun(run);
+  let last;
+  for await (last of client.follow(run, { after: `1-${texts.join("").length + 1}` })) texts.push(last.data.text ?? "");
+  const refused = await client.listRuns().catch((error) => error);
+  return { text: texts.join(""), last: last.type, refused: refused.status };
 }
 """
 ASK = """
@@ -72,6 +88,17 @@ async def test_a_page_of_a_listed_origin_streams_a_run_as_it_comes(stack: Stack,
     seen = await page.evaluate(FOLLOW, [api.url, stack.key])
     assert (seen["text"], seen["last"]) == (words(60), "run.completed")
     assert seen["pieces"] > 10
+
+
+async def test_a_page_that_has_a_runs_token_alone_follows_and_cancels_it(stack: Stack, api: Api, page: Page) -> None:
+    bearing = {"Authorization": f"Bearer {stack.key}"}
+    async with httpx.AsyncClient(base_url=stack.url, headers=bearing, timeout=DEADLINE) as backend:
+        run_id = (await backend.post("/v1/runs", json=body("sim:1000:20"))).json()["id"]
+        asked = {"access": "read_and_cancel", "expires_in": 60}
+        token = (await backend.post(f"/v1/runs/{run_id}/token", json=asked)).json()["token"]
+        seen = await page.evaluate(FOLLOW_WITH_A_TOKEN, [api.url, run_id, token])
+        assert (seen["last"], seen["refused"]) == ("run.cancelled", 403)
+        assert (await backend.get(f"/v1/runs/{run_id}")).json()["output"]["text"] == seen["text"] != ""
 
 
 async def test_such_a_page_reads_what_is_said_in_headers_and_why_something_is_refused(

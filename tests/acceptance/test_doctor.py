@@ -15,6 +15,7 @@ import pytest
 import redis
 from tests import forked
 
+from identity_provider import Key, providing
 from runstream.embedded import Valkey
 from runstream.embedded.port import free_port
 from stack import PROVIDER_KEY, Stack, outside_the_loop
@@ -218,6 +219,30 @@ def test_models_that_are_no_json_are_told_by_their_variable_and_the_rest_is_stil
     assert report.code == 1
     assert report.lines("problem", "configuration")[0].startswith("configuration  RUNSTREAM_MODELS: It takes JSON")
     assert len(report.lines("ok")) == 6
+
+
+def test_the_keys_of_each_identity_provider_are_read(examine: Examine) -> None:
+    async def examined() -> Report:
+        async with providing() as provider, providing() as broken:
+            provider.publish(Key("a", "ES256"), Key("b", "EdDSA"))
+            of_both = {"audience": "runstream", "tenant": "acme"}
+            issuers = [
+                {"issuer": "good", "jwks_url": provider.url, **of_both},
+                {"issuer": "empty", "jwks_url": broken.url, **of_both},
+                {"issuer": "gone", "jwks_url": f"http://127.0.0.1:{free_port()}/", **of_both},
+                {"issuer": "shared", "secret": SECRET * 4, **of_both},
+            ]
+            return await asyncio.to_thread(examine, jwt=json.dumps(issuers))
+
+    report = outside_the_loop(lambda: asyncio.run(examined()))
+    assert report.code == 1
+    assert [line.split(maxsplit=1)[1] for line in report.lines("ok", "issuer")] == [
+        "good publishes keys for ES256 (1), EdDSA (1).",
+        "shared shares a secret with us.",
+    ]
+    empty, gone = report.lines("problem", "issuer")
+    assert "empty cannot be used: It has no key for RS256, PS256, ES256, EdDSA: check its jwks_url." in empty
+    assert "gone cannot be used: The provider could not be connected to: check its jwks_url." in gone
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from caller import Caller
 from runstream.domain.principal import Kind, Scope
 from runstream.embedded.port import free_port
 from stack import Command, Stack
+from waiting import until
 
 DEADLINE = 60
 SECRET = "s3cret-51aa"
@@ -59,6 +61,25 @@ def test_what_is_done_to_keys_is_in_the_audit_log(stack: Stack, command: Command
         ["key.created"],
     ]
     assert command("audit", "--tenant", tenant, "--action", "key.revoked").stdout.splitlines() == printed[:1]
+
+
+async def test_a_secret_that_is_rotated_without_an_overlap_ends_all_run_tokens(stack: Stack, command: Command) -> None:
+    async with Caller(stack.url, stack.key, "acme", "ada") as caller:
+        run_id = await caller.create("sim:1")
+        minted = (await caller.http.post(f"/v1/runs/{run_id}/token", json={})).json()["token"]
+
+        async def status() -> int:
+            headers = {"Authorization": f"Bearer {minted}"}
+            return (await caller.http.get(f"/v1/runs/{run_id}", headers=headers)).status_code
+
+        async def is_refused() -> bool:
+            return await status() == 401
+
+        assert await status() == 200
+        rotated = command("tokens", "rotate", "--overlap", "0s")
+        assert rotated.returncode == 0, rotated.stderr
+        await until(is_refused)
+    assert "token_secret.rotated" in command("audit", "--action", "token_secret.rotated").stdout
 
 
 def test_list_shows_a_tenants_keys_without_the_keys(command: Command, tenant: str) -> None:

@@ -12,12 +12,13 @@ from random import Random
 from urllib.parse import urlsplit
 
 import httpx
+import jwt
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.fuzz.asks import Asks
 from tests.fuzz.known import Known
 from tests.fuzz.oracle import Oracle
-from tests.fuzz.people import MARK, Asking, Key, People
+from tests.fuzz.people import MARK, TRUSTED, Asking, Key, People
 from tests.fuzz.wire import Answer, Ask, ask
 from tests.stack import Stack
 
@@ -32,6 +33,7 @@ DRAIN = 120
 SHOWN = 25
 SETTINGS = {
     "limits": json.dumps({"tenants": {"initech": {"tenant": {"requests_per_minute": 30}}}}),
+    "jwt": json.dumps(TRUSTED),
     "failed_auth_per_minute": 10**9,
     "first_token_timeout": 2,
     "idle_timeout": 2,
@@ -130,6 +132,10 @@ class Fuzz:
         if asked.operation.startswith("POST /v1/keys") and answer.status == 201 and answer.whole:
             made = json.loads(answer.body)
             self._people.add(Key(made["key"], Kind(made["kind"]), made["tenant"], made["user"]))
+        if asked.operation.endswith("/token") and answer.status == 201 and answer.whole:
+            token = json.loads(answer.body)["token"]
+            whose = jwt.decode(token.removeprefix("rt_"), options={"verify_signature": False})
+            self._people.add(Key(token, Kind.USER, whose["tenant"], whose["sub"]))
 
     async def _look(self, engine: AsyncEngine) -> None:
         """Learn whose everything is, and which keys hold no more."""

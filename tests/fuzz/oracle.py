@@ -13,8 +13,8 @@ from tests.fuzz.wire import Answer, Ask
 
 _LATER = 3.0
 """Seconds after which a deletion has been heard of everywhere: a second, and what a busy machine makes of it."""
-_SECRET = re.compile(r"rs_[A-Za-z0-9_-]{20,}|whsec_[A-Za-z0-9+/]{20,}")
-_SHOW_SECRETS = ("POST /v1/keys", "POST /v1/webhooks", "/rotate")
+_SECRET = re.compile(r"r[st]_[A-Za-z0-9_-]{20,}|whsec_[A-Za-z0-9+/]{20,}")
+_SHOW_SECRETS = ("POST /v1/keys", "POST /v1/webhooks", "/rotate", "/token")
 _OF_ALL = "GET /v1/audit"
 """What an operator that names no tenant is shown of all of them, and a tenant of the operators that looked at it."""
 _FOR_USERS = "/{run_id}/feedback"

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass
 from random import Random
 
+import jwt
 from tests.stack import Stack
 
-from runstream.access.secrets import new_key
+from runstream.access.secrets import KEY_PREFIX, new_key
 from runstream.domain.principal import Kind, Scope
 
 TENANTS = ("acme", "globex", "initech")
 USERS = ("ada", "bob")
 MARK = re.compile(r"mark-([a-z]+)-([a-z]*)\.")
+
+
+TRUSTED = {
+    "issuer": "https://login.example.com/",
+    "audience": "runstream",
+    "secret": "a secret of more than thirty-two bytes",
+    "tenant_claim": "tenant",
+}
+"""An application's identity provider."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +62,7 @@ class Asking:
 
 
 class People:
-    """Holds keys of all kinds, and gets new ones for those that were revoked."""
+    """Holds keys of all kinds, and gets new ones for those that were revoked; and tokens of all users."""
 
     def __init__(self, stack: Stack, random: Random) -> None:
         self._stack = stack
@@ -59,12 +70,13 @@ class People:
         self._keys: list[Key] = []
         self._dead: list[str] = []
         self.refill([])
+        self._keys += [Key(_jwt(tenant, user), Kind.USER, tenant, user) for tenant in TENANTS for user in USERS]
 
     def refill(self, dead: list[str]) -> None:
         """`dead` are tokens that hold no more. Blocks."""
         self._keys = [key for key in self._keys if key.token not in dead]
         self._dead = [*self._dead, *dead][-20:]
-        there = {(key.kind, key.tenant, key.user) for key in self._keys}
+        there = {(key.kind, key.tenant, key.user) for key in self._keys if key.token.startswith(KEY_PREFIX)}
         wanted: list[tuple[Kind, str | None, str | None]] = [(Kind.OPERATOR, None, None)]
         for tenant in TENANTS:
             wanted += [(Kind.SERVER, tenant, None), *((Kind.USER, tenant, user) for user in USERS)]
@@ -74,7 +86,7 @@ class People:
                 self._keys.append(Key(self._stack.create_key(tenant, user, kind, scopes), kind, tenant, user))
 
     def add(self, key: Key) -> None:
-        """One that was made by a request; of late ones only some are kept."""
+        """One, or a run's token, that was made by a request; of late ones only some are kept."""
         self._keys.append(key)
         if len(self._keys) > 100:
             del self._keys[20]
@@ -109,7 +121,21 @@ class People:
     def _stranger(self) -> tuple[str, list[tuple[str, str]]]:
         token = self._random.choice(self._keys).token
         bad = self._random.choice(
-            [new_key(), token[:-1], token + "A", token.upper(), "rs_", "", "é", "a" * 5000, "eyJhbGciOiJub25lIn0.e30."]
+            [
+                *(new_key(), token[:-1], token + "A", token.upper(), "rs_", "", "é", "a" * 5000),
+                *(
+                    "eyJhbGciOiJub25lIn0.e30.",
+                    "rt_eyJhbGciOiJub25lIn0.e30.",
+                    f"rt_{token}",
+                    token.removeprefix("rt_")[1:],
+                ),
+                _jwt("nobody", "ada"),
+            ]
         )
         form = self._random.choice(["Bearer {}", "bearer  {}", "Basic {}", "{}", "Bearer {} {}", "Bearer\t{}"])
         return bad, self._random.choice([[], [("Authorization", form.replace("{}", bad))]])
+
+
+def _jwt(tenant: str, user: str) -> str:
+    claims = {"iss": TRUSTED["issuer"], "aud": TRUSTED["audience"], "exp": int(time.time()) + 24 * 3600}
+    return jwt.encode({**claims, "sub": user, "tenant": tenant}, TRUSTED["secret"])

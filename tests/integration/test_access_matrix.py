@@ -10,10 +10,11 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from starlette.routing import Route
 
-from matrix.columns import Column, columns
-from matrix.rows import ROWS, expected, may_see
+from matrix.columns import TRUSTED, Column, columns, of_tokens
+from matrix.rows import ROWS, Row, expected, may_see
 from matrix.things import Thing, Things
 from runstream.access.keys import Keys
+from runstream.access.run_tokens import RunTokens
 from runstream.app import create_app
 from runstream.domain.principal import Kind
 from runstream.settings import Settings
@@ -34,6 +35,7 @@ class Scene(NamedTuple):
     http: httpx.AsyncClient
     things: Things
     keys: Keys
+    tokens: RunTokens
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,7 @@ def app(shared_database_url: str, valkey_server) -> FastAPI:
         "models": {"sim:*": ["local/*"]},
         "limits": {"tenant": {"requests_per_minute": 1_000_000}},
         "failed_auth_per_minute": 1_000_000,
+        "jwt": TRUSTED,
     }
     return create_app(Settings(_env_file=None, **given))
 
@@ -57,7 +60,7 @@ async def scene(app: FastAPI, shared_database_url: str) -> AsyncIterator[Scene]:
         await keys.create(kind=Kind.SERVER, tenant=tenant, user=None)
     http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", timeout=DEADLINE)
     async with app.router.lifespan_context(app), http:
-        yield Scene(http, Things(engine, RunStore(engine), keys), keys)
+        yield Scene(http, Things(engine, RunStore(engine), keys), keys, app.state.services.run_tokens)
     await engine.dispose()
 
 
@@ -86,12 +89,21 @@ def routes(router: FastAPI | APIRouter) -> Iterator[Route]:
 async def test_everybody_is_answered_what_they_may_see_and_nothing_else(scene: Scene, name: str) -> None:
     row = ROWS[name]
     wrong = []
-    for column in await columns(scene.keys, row.scope):
-        for relation, (tenant, user) in OWNERS.items():
-            thing = await scene.things.make(row.of or row.shows, tenant, user) if row.of or row.shows else None
-            for fault in await faults(scene, name, column, thing):
-                wrong.append(f"{name}, {column.name}, {relation}: {fault}")
+    of_all = await columns(scene.keys, row.scope)
+    for relation, (tenant, user) in OWNERS.items():
+        found = []
+        for column in of_all:
+            found += await faults(scene, name, column, await made(scene, row, tenant, user))
+        for_tokens = await made(scene, row, tenant, user)
+        for column in await of_tokens(scene.tokens, for_tokens):
+            found += await faults(scene, name, column, for_tokens)
+        wrong += [f"{name}, {relation}: {fault}" for fault in found]
     assert not wrong, "\n".join(wrong)
+
+
+async def made(scene: Scene, row: Row, tenant: str, user: str) -> Thing | None:
+    kind = row.of or row.shows
+    return await scene.things.make(kind, tenant, user) if kind else None
 
 
 async def faults(scene: Scene, name: str, column: Column, thing: Thing | None) -> list[str]:
@@ -107,19 +119,21 @@ async def faults(scene: Scene, name: str, column: Column, thing: Thing | None) -
     answer = await scene.http.request(method, url, headers=column.headers, json=row.body)
     right = expected(row, column, named)
     if answer.status_code != right:
-        return [f"{answer.status_code} instead of {right}: {answer.text}"]
+        return [f"{column.name}: {answer.status_code} instead of {right}: {answer.text}"]
     found = [
-        f"it shows {other}" for other in scene.things.all() if shows(answer, other) and not may_see(row, column, other)
+        f"{column.name}: it shows {other}"
+        for other in scene.things.all()
+        if shows(answer, other) and not may_see(row, column, other)
     ]
     if right != row.ok:
         if named and await scene.things.state(named) != before:
-            found.append("it was changed")
+            found.append(f"{column.name}: it was changed")
         if column.lacks and answer.json()["error"]["param"] != row.scope:
-            found.append("the scope is not named")
+            found.append(f"{column.name}: the scope is not named")
     elif row.shows and thing and may_see(row, column, thing) and not shows(answer, thing):
-        found.append("it is not shown")
+        found.append(f"{column.name}: it is not shown")
     elif row.made and await scene.things.owner_of_run(answer.json()["id"]) != (column.tenant, column.maker):
-        found.append("it is another's")
+        found.append(f"{column.name}: it is another's")
     return found
 
 

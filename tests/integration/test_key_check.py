@@ -6,22 +6,30 @@ from datetime import UTC, datetime, timedelta
 from itertools import cycle
 from typing import Any
 
+import jwt
 import pytest
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from clock import Clock
+from identity_provider import IdentityProvider
 from runstream.access.authenticate import Authenticate
 from runstream.access.check import KeyCheck
 from runstream.access.failures import Failures
+from runstream.access.jwt_check import JwtCheck
+from runstream.access.key_sets import SharedSecret
 from runstream.access.keys import Keys
+from runstream.access.run_tokens import Access, RunTokens
 from runstream.access.secrets import new_key
+from runstream.access.token_secrets import TokenSecrets
 from runstream.domain.errors import Unauthenticated, Unavailable
-from runstream.domain.principal import Kind, Principal
+from runstream.domain.principal import Kind, Owner, Principal
 from runstream.storage.database import connect
-from runstream.storage.keys import Found, KeyStore
+from runstream.storage.keys import Found, KeyStore, Name
+from runstream.storage.token_secrets import TokenSecretStore
 
 NOW = timedelta()
+SECRET = "a secret that is shared, of more than 32 bytes"
 
 
 @pytest.fixture
@@ -44,6 +52,17 @@ def asked(overall: AsyncEngine) -> list[str]:
 
     event.listen(overall.sync_engine, "before_cursor_execute", note)
     return statements
+
+
+def authentication(
+    overall: AsyncEngine, clock: Clock, failures: Failures, check: KeyCheck | None = None
+) -> tuple[Authenticate, RunTokens]:
+    """As an API process has it, with an identity provider that is trusted."""
+    store = KeyStore(overall)
+    check = check or KeyCheck(store, clock=clock)
+    issuer = IdentityProvider("https://login.example.com").issuer(SharedSecret(SECRET))
+    run_tokens = RunTokens(TokenSecrets(TokenSecretStore(overall), clock=clock), check)
+    return Authenticate(check, JwtCheck([issuer], Keys(store).has_tenant), run_tokens, failures), run_tokens
 
 
 @pytest.fixture
@@ -180,7 +199,7 @@ async def test_all_keys_that_are_not_good_take_the_same_work_and_get_the_same_an
     for key in (new_key(), revoked, rotated, expired, "rs_", "é", good + "x", good.upper(), "x" * 10_000):
         clock.now += 3600
         failures = Failures(1000, clock=clock)
-        authenticate = Authenticate(KeyCheck(KeyStore(overall), clock=clock), failures)
+        authenticate, _ = authentication(overall, clock, failures)
         await authenticate(good, "192.0.2.1")
         asked.clear()
         said = set()
@@ -193,11 +212,53 @@ async def test_all_keys_that_are_not_good_take_the_same_work_and_get_the_same_an
     assert len(work[0][1]) == 1
 
 
+async def test_all_tokens_that_are_not_good_take_the_work_of_a_key_that_is_not_and_count_as_failures(
+    keys: Keys, overall: AsyncEngine, clock: Clock, asked: list[str]
+) -> None:
+    good, _ = await made(keys)
+    provider = IdentityProvider("https://login.example.com")
+    failures = Failures(1000, clock=clock)
+    authenticate, run_tokens = authentication(overall, clock, failures)
+    owner = Owner("acme", "ann")
+    minted = await run_tokens.mint(await authenticate(good, "192.0.2.1"), "run_1", owner, Access.READ, 60)
+    revoked, revoked_id = await made(keys)
+    of_a_revoked_key = await run_tokens.mint(await authenticate(revoked, "192.0.2.1"), "run_1", owner, Access.READ, 60)
+    await keys.revoke(None, revoked_id)
+    signed = jwt.encode(provider.claims(), SECRET)
+    assert (await authenticate(signed, "192.0.2.1")).user == "ada"
+    assert (await authenticate(minted.token, "192.0.2.1")).user == "ann"
+    refused = {
+        "a JWT of an unknown issuer": (jwt.encode(provider.claims(iss="https://x"), SECRET), "unauthenticated"),
+        "a JWT that is expired": (jwt.encode(provider.claims(exp=1), SECRET), "unauthenticated"),
+        "a JWT for others": (jwt.encode(provider.claims(aud="others"), SECRET), "unauthenticated"),
+        "a JWT with another signature": (jwt.encode(provider.claims(), SECRET * 2), "unauthenticated"),
+        "a JWT cut short": (signed[:-1], "unauthenticated"),
+        "no JWT": ("a.b.c", "unauthenticated"),
+        "a huge JWT": (f"{signed}{'x' * 10_000}", "unauthenticated"),
+        "a JWT of nobody": (jwt.encode(provider.claims(sub=None), SECRET), "invalid_claims"),
+        "a run token cut short": (minted.token[:-1], "unauthenticated"),
+        "no run token": ("rt_", "unauthenticated"),
+        "a run token of a revoked key": (of_a_revoked_key.token, "unauthenticated"),
+        "nothing known": ("basic", "unauthenticated"),
+    }
+    for name, (credential, code) in refused.items():
+        clock.now += 3600
+        await authenticate(minted.token, "192.0.2.1")
+        asked.clear()
+        failures._counted.clear()
+        with pytest.raises(Unauthenticated) as refusal:
+            await authenticate(credential, "192.0.2.1")
+        assert refusal.value.code == code, name
+        assert "api_keys.hash = ANY" in asked[-1], name
+        assert sum("api_keys.hash = ANY" in statement for statement in asked) == 1 + ("revoked" in name), name
+        assert [count for _, count in failures._counted.values()] == [1], name
+
+
 async def test_a_good_key_is_answered_at_once_though_others_failed_from_its_address(
-    keys: Keys, check: KeyCheck, clock: Clock
+    keys: Keys, overall: AsyncEngine, check: KeyCheck, clock: Clock
 ) -> None:
     key, key_id = await made(keys)
-    authenticate = Authenticate(check, Failures(0, clock=clock, pause=3600))
+    authenticate, _ = authentication(overall, clock, Failures(0, clock=clock, pause=3600), check)
     failing = [asyncio.create_task(authenticate(new_key(), "192.0.2.1")) for _ in range(100)]
     for _ in range(2):
         async with asyncio.timeout(10):
@@ -252,10 +313,10 @@ class Recovering(KeyStore):
     def __init__(self, *stores: KeyStore) -> None:
         self._stores = iter(stores)
 
-    async def find(self, hashes: Collection[bytes]) -> list[Found]:
-        return await next(self._stores).find(hashes)
+    async def find(self, names: Collection[Name]) -> list[Found]:
+        return await next(self._stores).find(names)
 
-    async def changed(self, seconds: float) -> Mapping[bytes, datetime]:
+    async def changed(self, seconds: float) -> Mapping[Name, datetime]:
         return await next(self._stores).changed(seconds)
 
 

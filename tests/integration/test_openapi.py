@@ -105,4 +105,4 @@ def test_no_request_breaks_the_api_or_is_answered_otherwise_than_described(stack
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "46 selected / 46 total" in done.stdout
+    assert "47 selected / 47 total" in done.stdout

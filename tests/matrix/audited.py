@@ -32,6 +32,7 @@ BY_OPERATORS = {
     "GET /v1/runs/{run_id}": [Action.RUN_READ],
     "GET /v1/runs/{run_id}/events": [Action.RUN_EVENTS_READ],
     "GET /v1/runs/{run_id}/attempts": [Action.RUN_ATTEMPTS_READ],
+    "POST /v1/runs/{run_id}/token": [Action.RUN_TOKEN_CREATED],
     "GET /v1/runs/{run_id}/feedback": [Action.RUN_FEEDBACK_READ],
     "POST /v1/runs/{run_id}/feedback": [Action.RUN_FEEDBACK_GIVEN],
     "POST /v1/runs/{run_id}/cancel": [Action.RUN_READ],

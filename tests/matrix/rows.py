@@ -8,7 +8,7 @@ from typing import Any
 from caller import body
 from matrix.columns import Column
 from matrix.things import Thing
-from runstream.domain.principal import Scope
+from runstream.domain.principal import RunAct, Scope
 
 
 @dataclass(frozen=True)
@@ -16,15 +16,16 @@ class Row:
     """`scope` is None where a route is open to all, and `ok` what it answers to who may ask.
 
     `of` is the kind of thing that the address names, each time a new one; `shows` is the kind of which all are shown
-    that who asks may see; `made` has the thing that the answer names be of who asked. Who names no
-    tenant is shown all of it where it is `of_all`. What is for `operators` is so whether or not they name a tenant;
-    with `own`, who administers a tenant may as well, of its own.
+    that who asks may see; `act` is what is done to a run, of what a token for one can allow; `made` has the thing that
+    the answer names be of who asked. Who names no tenant is shown all of it where it is `of_all`. What is for
+    `operators` is so whether or not they name a tenant; with `own`, who administers a tenant may as well, of its own.
     """
 
     scope: Scope | None
     ok: int
     of: str | None = None
     shows: str | None = None
+    act: RunAct | None = None
     made: bool = False
     of_all: bool = False
     body: dict[str, Any] | None = None
@@ -39,15 +40,16 @@ ROWS = {
     "GET /metrics": Row(None, 200),
     "POST /v1/runs": Row(Scope.RUNS_WRITE, 202, made=True, body=body("sim:1")),
     "GET /v1/runs": Row(Scope.RUNS_READ, 200, shows="completed run"),
-    "GET /v1/runs/{run_id}": Row(Scope.RUNS_READ, 200, of="completed run"),
-    "GET /v1/runs/{run_id}/events": Row(Scope.RUNS_READ, 200, of="completed run"),
-    "GET /v1/runs/{run_id}/attempts": Row(Scope.RUNS_READ, 200, of="completed run"),
+    "GET /v1/runs/{run_id}": Row(Scope.RUNS_READ, 200, of="completed run", act=RunAct.READ),
+    "GET /v1/runs/{run_id}/events": Row(Scope.RUNS_READ, 200, of="completed run", act=RunAct.READ),
+    "GET /v1/runs/{run_id}/attempts": Row(Scope.RUNS_READ, 200, of="completed run", act=RunAct.READ),
     "DELETE /v1/runs/{run_id}": Row(Scope.RUNS_WRITE, 204, of="completed run"),
-    "POST /v1/runs/{run_id}/cancel": Row(Scope.RUNS_WRITE, 200, of="queued run"),
+    "POST /v1/runs/{run_id}/cancel": Row(Scope.RUNS_WRITE, 200, of="queued run", act=RunAct.CANCEL),
     "POST /v1/runs/{run_id}/retry": Row(Scope.RUNS_WRITE, 202, of="failed run"),
     "POST /v1/runs/{run_id}/feedback": Row(Scope.RUNS_WRITE, 200, of="completed run", body={"event": "accepted"}),
     "GET /v1/runs/{run_id}/feedback": Row(Scope.RUNS_READ, 200, of="judged run"),
     "GET /v1/feedback": Row(Scope.USAGE_READ, 200, shows="feedback", query="?group_by=prompt_version"),
+    "POST /v1/runs/{run_id}/token": Row(Scope.RUNS_READ, 201, of="completed run", body={}),
     "GET /v1/usage": Row(Scope.USAGE_READ, 200, shows="spend", query="?group_by=model"),
     "GET /v1/limits": Row(Scope.USAGE_READ, 200),
     "POST /v1/keys": Row(Scope.ADMIN, 201, body={"kind": "user", "user": "eve"}),
@@ -86,15 +88,19 @@ ROWS = {
 def expected(row: Row, column: Column, thing: Thing | None) -> int:
     if row.scope is None:
         return row.ok
-    if column.refused is not None:
-        return column.refused
-    if row.scope not in column.scopes or (row.operators and not column.operator and not row.own):
-        return 403
     everywhere = row.of_all or (row.operators and column.operator)
-    if (column.tenant is None and not everywhere) or (row.made and column.maker is None):
-        return 400
-    return 404 if thing is not None and not column.sees(thing) else row.ok
+    refusals = (
+        (column.refused, column.refused is not None),
+        (403, not _may(row, column) or (row.operators and not column.operator and not row.own)),
+        (400, (column.tenant is None and not everywhere) or (row.made and column.maker is None)),
+        (404, thing is not None and not column.sees(thing)),
+    )
+    return next((status for status, applies in refusals if status and applies), row.ok)
 
 
 def may_see(row: Row, column: Column, thing: Thing) -> bool:
     return column.sees(thing) or (row.of_all and column.tenant is None)
+
+
+def _may(row: Row, column: Column) -> bool:
+    return row.scope in column.scopes if column.only is None else row.act in column.only.may

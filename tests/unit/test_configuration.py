@@ -29,6 +29,11 @@ def target(**more: Any) -> dict[str, Any]:
     return {"fast": [{"target": "sim/x", **more}]}
 
 
+def trusted(**more: Any) -> dict[str, Any]:
+    given = {"issuer": "https://x/", "audience": "a", "jwks_url": "https://x/jwks", "tenant": "acme", **more}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 @pytest.fixture(autouse=True)
 def right(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A configuration in which nothing is wrong yet."""
@@ -71,6 +76,36 @@ def test_what_is_right_is_told_to_be() -> None:
         ("PROVIDERS", provider(api_keys_file="/no/such"), "/no/such: No such file or directory"),
         ("PROVIDERS", provider(requests_per_minute=HUGE), "requests_per_minute: Input should be less than"),
         ("PROVIDERS", {"a/b": provider()["sim"]}, "RUNSTREAM_PROVIDERS at a/b"),
+        ("JWT", {}, "RUNSTREAM_JWT at 0.issuer: Field required"),
+        ("JWT", trusted(jwks_url=None), "RUNSTREAM_JWT at 0: It takes either a jwks_url or a secret"),
+        ("JWT", trusted(secret=SECRET * 3), "RUNSTREAM_JWT at 0: It takes either a jwks_url or a secret"),
+        ("JWT", trusted(jwks_url=None, secret=SECRET), "RUNSTREAM_JWT at 0.secret: It is too short: HS256 takes 32"),
+        ("JWT", trusted(jwks_url=None, secret=SECRET * 3, algorithms=["RS256"]), "A secret is for HS256 alone"),
+        (
+            "JWT",
+            trusted(jwks_url=None, secret=f"-----BEGIN PUBLIC KEY-----\n{SECRET}\n-----END PUBLIC KEY-----"),
+            "jwks",
+        ),
+        ("JWT", trusted(algorithms=["HS256"]), "RUNSTREAM_JWT at 0.algorithms.0: Input should be 'RS256', 'PS256'"),
+        ("JWT", trusted(algorithms=["none"]), "RUNSTREAM_JWT at 0.algorithms.0: Input should be 'RS256', 'PS256'"),
+        ("JWT", trusted(algorithms=[]), "RUNSTREAM_JWT at 0.algorithms: List should have at least 1 item"),
+        ("JWT", trusted(jwks_url="file:///etc/passwd"), "RUNSTREAM_JWT at 0.jwks_url: It takes a URL"),
+        ("JWT", trusted(jwks_url=f"https://ada:{SECRET}@x/"), "RUNSTREAM_JWT at 0.jwks_url: It takes a URL"),
+        ("JWT", trusted(jwks_url="https://x:99999/"), "RUNSTREAM_JWT at 0.jwks_url: It takes a URL"),
+        ("JWT", trusted(jwks_url="https://"), "RUNSTREAM_JWT at 0.jwks_url: It takes a URL"),
+        ("JWT", trusted(audience=[]), "RUNSTREAM_JWT at 0.audience: List should have at least 1 item"),
+        ("JWT", trusted(tenant=None), "RUNSTREAM_JWT at 0: It takes either a tenant or a tenant_claim"),
+        ("JWT", trusted(tenant_claim="org"), "RUNSTREAM_JWT at 0: It takes either a tenant or a tenant_claim"),
+        ("JWT", trusted(kind="operator"), "RUNSTREAM_JWT at 0.kind: Input should be"),
+        ("JWT", trusted(scopes=["admin"]), "RUNSTREAM_JWT at 0: A user's token cannot have the scope 'admin'"),
+        (
+            "JWT",
+            trusted(scope_map={"a": "runs:read"}),
+            "RUNSTREAM_JWT at 0: A scope_map is for the words of a scopes_c",
+        ),
+        ("JWT", trusted(scopes_claim="scope", scope_map={"a": "all"}), "RUNSTREAM_JWT at 0.scope_map.a.0: Input"),
+        ("JWT", trusted(leeway=3600), "RUNSTREAM_JWT at 0.leeway: Input should be less than or equal to 300"),
+        ("JWT", [trusted(), trusted()], "RUNSTREAM_JWT has the issuer 'https://x/' twice"),
         ("PROVIDER_WAIT", "inf", "RUNSTREAM_PROVIDER_WAIT: Input should be a finite number"),
         ("STREAM_TTL", "inf", "RUNSTREAM_STREAM_TTL: Input should be a finite number"),
         ("STREAM_TTL", "1e-9", "RUNSTREAM_STREAM_TTL: Input should be greater than or equal to 0.001"),

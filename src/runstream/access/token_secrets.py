@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
+from runstream.domain.audit import Action, Actor
 from runstream.domain.errors import InvalidField
 from runstream.domain.ids import new_id
 from runstream.storage.together import Together
@@ -56,14 +57,16 @@ class TokenSecrets:
         return asked
 
 
-async def rotate(store: TokenSecretStore, overlap: timedelta) -> None:
+async def rotate(store: TokenSecretStore, overlap: timedelta, *, by: Actor | None = None) -> None:
     """Have new tokens signed with a new secret; older ones are good until the `overlap` ends, a day at most.
 
     Raises InvalidField, Unavailable.
     """
     if not timedelta() <= overlap <= _MAX_OVERLAP:
         raise InvalidField("No token lives longer than a day: an overlap is of 24h at most.", param="overlap")
-    await store.rotate(*_new(), overlap)
+    new = _new()
+    entry = by and by.entry(Action.TOKEN_SECRET_ROTATED, tenant=None, target=new.id, overlap=overlap.total_seconds())
+    await store.rotate(*new, overlap, entry=entry)
 
 
 def _new() -> Secret:

@@ -17,8 +17,9 @@ _TENANT, _USER = "runstream-tenant", "runstream-user"
 _ESCAPED = re.compile(r"(?:[!-$&-~]|%[0-9A-Fa-f]{2})+")
 _MODEL = HTTPBearer(
     description=(
-        "An API key, `rs_...`. A server acts for one of its users with the header `Runstream-User`, an operator "
-        "names the tenant with `Runstream-Tenant`; what is not visible ASCII is percent-encoded UTF-8 there."
+        "An API key, `rs_...`; a JWT of an identity provider that is trusted here; or a run's token, `rt_...`, for "
+        "what it allows. A server acts for one of its users with the header `Runstream-User`, an operator names the "
+        "tenant with `Runstream-Tenant`; what is not visible ASCII is percent-encoded UTF-8 there."
     )
 )
 

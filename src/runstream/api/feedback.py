@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from runstream.api.asking import Reading, Spending, Writing
+from runstream.api.asking import Listing, Spending, Writing
 from runstream.api.auditing import acting, note_operator
 from runstream.api.documents import EVERYWHERE, refusals
 from runstream.api.grouping import MOST, check_few, dimensions, period
@@ -42,7 +42,7 @@ async def give_feedback(
 
 
 @router.get("/runs/{run_id}/feedback", response_model=FeedbackObject, responses=refusals(404))
-async def get_feedback(run_id: str, asking: Reading, services: Given, request: Request) -> Response:
+async def get_feedback(run_id: str, asking: Listing, services: Given, request: Request) -> Response:
     """What was told of the run."""
     kept = await services.feedback.get(asking.owner, known_run(run_id))
     if kept is None:

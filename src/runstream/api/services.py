@@ -9,7 +9,9 @@ from redis.asyncio import Redis
 
 from runstream.access.authenticate import Authenticate
 from runstream.access.check import KeyCheck
+from runstream.access.jwt_check import JwtCheck
 from runstream.access.keys import Keys
+from runstream.access.run_tokens import RunTokens
 from runstream.api.exporting import Export
 from runstream.gateway.admission import Admission
 from runstream.gateway.limits import Limits
@@ -42,8 +44,10 @@ class Services:
     spend: SpendStore
     admission: Admission
     key_check: KeyCheck
+    jwt_check: JwtCheck
     authenticate: Authenticate
     keys: Keys
+    run_tokens: RunTokens
     jobs: JobQueue
     queue: str
     hub: Hub

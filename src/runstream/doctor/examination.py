@@ -7,6 +7,7 @@ from runstream.doctor.configuration import check_configuration
 from runstream.doctor.database import check_database, check_migrations
 from runstream.doctor.encryption import check_encryption
 from runstream.doctor.finding import Finding, Mark
+from runstream.doctor.issuers import check_issuer
 from runstream.doctor.moderation import check_moderation
 from runstream.doctor.providers import check_provider
 from runstream.doctor.redis import check_redis
@@ -46,6 +47,8 @@ def _checks(settings: Settings, refused: Sequence[str]) -> Iterator[tuple[str, C
     yield "redis", check_redis(settings)
     for name in settings.providers:
         yield "provider", check_provider(settings, name)
+    for given in settings.jwt:
+        yield "issuer", check_issuer(given)
     if settings.moderation is not None:
         yield "moderation", check_moderation(settings.moderation)
 

@@ -22,6 +22,7 @@ class Action(StrEnum):
     RUN_ATTEMPTS_READ = "run.attempts_read"
     RUN_FEEDBACK_READ = "run.feedback_read"
     RUN_FEEDBACK_GIVEN = "run.feedback_given"
+    RUN_TOKEN_CREATED = "run.token_created"  # noqa: S105
     RUN_CANCELLED = "run.cancelled"
     RUN_RETRIED = "run.retried"
     RUN_DELETED = "run.deleted"
@@ -30,6 +31,7 @@ class Action(StrEnum):
     KEY_CREATED = "key.created"
     KEY_ROTATED = "key.rotated"
     KEY_REVOKED = "key.revoked"
+    TOKEN_SECRET_ROTATED = "token_secret.rotated"  # noqa: S105
     WEBHOOK_CREATED = "webhook.created"
     WEBHOOK_CHANGED = "webhook.changed"
     WEBHOOK_ENABLED = "webhook.enabled"

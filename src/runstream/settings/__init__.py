@@ -15,9 +15,11 @@ from runstream.settings.parts import (
     AllLimitSettings,
     AllRetentionSettings,
     GuardSettings,
+    JwtSettings,
     LimitSettings,
     ModelSettings,
     ModerationSettings,
+    OneOrMore,
     PriceSettings,
     ProviderSettings,
     ScopedLimitSettings,
@@ -39,6 +41,7 @@ from runstream.settings.values import (
 __all__ = [
     "AllLimitSettings",
     "GuardSettings",
+    "JwtSettings",
     "LimitSettings",
     "ModelSettings",
     "ModerationSettings",
@@ -132,6 +135,7 @@ class Settings(BaseSettings):
     max_connections: int = Field(10_000, ge=1, le=10**6)
     cors_origins: Annotated[list[Origin], FromJson] = []
     shutdown_grace: SecondsOrNone = 5
+    jwt: Annotated[list[JwtSettings], OneOrMore, FromJson] = []
     failed_auth_per_minute: int = Field(30, ge=0, le=10**9)
     trusted_proxies: Annotated[list[Network], FromJson] = []
 

@@ -2,15 +2,30 @@
 
 from datetime import timedelta
 from decimal import Decimal
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from runstream.domain.limits import Scope
+from runstream.domain.principal import Kind
+from runstream.domain.principal import Scope as KeyScope
 from runstream.domain.retention import Content
 from runstream.domain.run import Complexity
 from runstream.gateway.bounds import Bound, LimitBounds
-from runstream.settings.values import Count, Days, File, Key, Name, Part, Price, Seconds, Tenant
+from runstream.settings.values import (
+    Address,
+    Count,
+    Days,
+    File,
+    Key,
+    Name,
+    Part,
+    Price,
+    Seconds,
+    SharedSecret,
+    Tenant,
+)
 
 
 class ProviderSettings(Part):
@@ -113,3 +128,43 @@ class ModerationSettings(Part):
     timeout: Seconds = 5
     input: bool = True
     output: bool = True
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+OneOrMore = BeforeValidator(_as_list)
+
+
+class JwtSettings(Part):
+    """See access.issuers.Issuer. Its keys are at `jwks_url`, or it shares a `secret`."""
+
+    issuer: Name
+    audience: Annotated[list[Name], Field(min_length=1), OneOrMore]
+    jwks_url: Address | None = None
+    secret: SharedSecret | None = None
+    algorithms: Annotated[list[Literal["RS256", "PS256", "ES256", "EdDSA"]], Field(min_length=1)] | None = None
+    kind: Literal[Kind.USER, Kind.SERVER] = Kind.USER
+    tenant: Tenant | None = None
+    tenant_claim: Name | None = None
+    user_claim: Name = "sub"
+    scopes: frozenset[KeyScope] = frozenset({KeyScope.RUNS_READ, KeyScope.RUNS_WRITE})
+    scopes_claim: Name | None = None
+    scope_map: dict[str, Annotated[frozenset[KeyScope], OneOrMore]] = Field({})
+    leeway: Annotated[float, Field(ge=0, le=300, allow_inf_nan=False)] = 30
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        mapped = self.scopes.union(*self.scope_map.values())
+        if (self.jwks_url is None) == (self.secret is None):
+            raise PydanticCustomError("keys", "It takes either a jwks_url or a secret")
+        if self.algorithms and self.secret:
+            raise PydanticCustomError("algorithms", "A secret is for HS256 alone: take the algorithms away")
+        if (self.tenant is None) == (self.tenant_claim is None):
+            raise PydanticCustomError("tenant", "It takes either a tenant or a tenant_claim")
+        if self.scope_map and self.scopes_claim is None:
+            raise PydanticCustomError("scopes", "A scope_map is for the words of a scopes_claim: name that")
+        if self.kind is Kind.USER and KeyScope.ADMIN in mapped:
+            raise PydanticCustomError("scopes", "A user's token cannot have the scope 'admin'")
+        return self

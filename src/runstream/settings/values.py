@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from ipaddress import ip_network
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic_core import PydanticCustomError
@@ -17,6 +18,8 @@ _LONGEST = 10 * 365 * 24 * 3600
 """Seconds that stand for any time."""
 _ORIGIN = re.compile(r"(?!http://.*:80$|https://.*:443$)https?://([a-z0-9_.-]+|\[[0-9a-f:]+\])(:[1-9][0-9]{0,4})?")
 """No default port and no capital letters, for browsers write neither."""
+_SHORTEST_SECRET = 32
+"""Bytes: https://www.rfc-editor.org/rfc/rfc7518#section-3.2"""
 _DEAREST = 10_000
 """US dollars for a million tokens. The largest count of tokens that a row takes still has a cost that a row takes."""
 
@@ -90,6 +93,23 @@ def _origin(value: str) -> str:
     return value
 
 
+def _shared_secret(value: SecretStr) -> SecretStr:
+    if len(value.get_secret_value().encode()) < _SHORTEST_SECRET:
+        raise PydanticCustomError("secret", "It is too short: HS256 takes 32 bytes or more, random ones")
+    return value
+
+
+def _address(value: str) -> str:
+    try:
+        parsed = urlsplit(value)
+        usable = parsed.scheme in {"http", "https"} and bool(parsed.hostname) and parsed.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not value.isascii() or not value.isprintable() or " " in value or parsed.username is not None:
+        raise PydanticCustomError("address", "It takes a URL such as https://login.example.com/jwks.json")
+    return value
+
+
 FromJson = BeforeValidator(_from_json)
 
 Seconds = Annotated[float, Field(gt=0, le=_LONGEST, allow_inf_nan=False)]
@@ -107,6 +127,8 @@ Network = Annotated[str, AfterValidator(_network)]
 Key = Annotated[SecretStr, AfterValidator(_key)]
 MasterKey = Annotated[SecretStr, AfterValidator(_master_key)]
 Origin = Annotated[str, AfterValidator(_origin)]
+Address = Annotated[str, AfterValidator(_address)]
+SharedSecret = Annotated[SecretStr, AfterValidator(_shared_secret)]
 
 
 class Part(BaseModel):

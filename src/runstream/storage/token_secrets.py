@@ -7,6 +7,8 @@ from functools import partial
 from sqlalchemy import Interval, LargeBinary, String, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from runstream.domain.audit import Entry
+from runstream.storage.audit import ask_noting
 from runstream.storage.database import ask
 from runstream.storage.tables import token_secrets
 
@@ -43,6 +45,7 @@ class TokenSecretStore:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._ask = partial(ask, engine)
+        self._change = partial(ask_noting, engine)
 
     async def good(self) -> Mapping[str, bytes]:
         """By their ids those that a token may be signed with; the last one is what new ones are signed with."""
@@ -52,6 +55,9 @@ class TokenSecretStore:
         """Unless there is one. Of two that are added at the same time both are good."""
         await self._ask(_FIRST, new_id=new_id, new_secret=secret)
 
-    async def rotate(self, new_id: str, secret: bytes, overlap: timedelta) -> None:
-        """Sign with this one from now on; what was signed before is good for the length of `overlap`, and no more."""
-        await self._ask(_ROTATE, new_id=new_id, new_secret=secret, overlap=overlap)
+    async def rotate(self, new_id: str, secret: bytes, overlap: timedelta, *, entry: Entry | None = None) -> None:
+        """Sign with this one from now on; what was signed before is good for the length of `overlap`, and no more.
+
+        That is done together with its `entry` in the audit log.
+        """
+        await self._change(_ROTATE, entry, new_id=new_id, new_secret=secret, overlap=overlap)

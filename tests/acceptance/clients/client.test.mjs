@@ -52,6 +52,18 @@ test("a request carries the key in the header and never in the address", async (
   assert.equal(requests[0].url, "/v1/runs/run_1");
 });
 
+test("a server asks for a run's token, and for how long it is good", async (t) => {
+  const { requests, url } = await serve(t, [json(201, { token: "rt_1" }), json(201, {})]);
+  const client = new RunstreamClient({ baseUrl: url, key: "rs_secret" });
+  assert.deepEqual(await client.createRunToken("run_1"), { token: "rt_1" });
+  await client.createRunToken("run_1", { access: "read_and_cancel", expiresIn: 60 });
+  assert.deepEqual(requests.map((each) => each.url), ["/v1/runs/run_1/token", "/v1/runs/run_1/token"]);
+  assert.deepEqual(requests.map((each) => JSON.parse(each.body)), [
+    { access: "read", expires_in: 900 },
+    { access: "read_and_cancel", expires_in: 60 },
+  ]);
+});
+
 test("a token is asked for anew for every request", async (t) => {
   const { requests, url } = await serve(t, [json(200, {}), json(200, {})]);
   let number = 0;

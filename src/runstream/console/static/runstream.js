@@ -59,6 +59,16 @@ export class RunstreamClient {
   }
 
   /**
+   * For a server: a token with which a tab reads this run and nothing else, and cancels it with `access`
+   * "read_and_cancel". `expiresIn`: seconds. @returns `{ token, expires_at, ... }`
+   */
+  createRunToken(runId, { access = "read", expiresIn = 900, signal } = {}) {
+    const headers = { "Content-Type": "application/json" };
+    const body = JSON.stringify({ access, expires_in: expiresIn });
+    return this.#call("POST", `${runPath(runId)}/token`, { headers, body, signal });
+  }
+
+  /**
    * Every event after the cursor `after`, each once and in order, until the run has ended; connections may break
    * as they like. Throws RunstreamError where reconnecting cannot help, and the signal's reason when it aborts.
    * To resume in another page or process, keep the `id` of the last event and give it as `after`.
