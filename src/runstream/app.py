@@ -237,6 +237,7 @@ async def _services(settings: Settings, routes: Routes, trusted: Sequence[Issuer
     deletions = DeletionStore(engine)
     deleting = Deleting(deletions=deletions, runs=store, token_log=token_log, book=book, redis=redis)
     webhook_store, export_store = WebhookStore(engine, content), ExportStore(engine, content)
+    feedback, audit = FeedbackStore(engine, content), AuditStore(engine, overall)
     yield Services(
         missing_migration=partial(pending, overall),
         redis=redis,
@@ -259,10 +260,10 @@ async def _services(settings: Settings, routes: Routes, trusted: Sequence[Issuer
         delete=Delete(deletions, deleting, watch),
         erasures=ErasureStore(engine),
         watch=watch,
-        export=Export(export_store, sections(export_store, webhook_store, KeyStore(engine))),
+        export=Export(export_store, sections(export_store, feedback, webhook_store, KeyStore(engine), audit)),
         endpoints=Endpoints(webhook_store, private=settings.webhook_private),
-        audit=AuditStore(engine, overall),
-        feedback=FeedbackStore(engine, content),
+        audit=audit,
+        feedback=feedback,
         terms=terms,
         limits=holding,
         tenants=Tenants(terms_store, redis, terms),

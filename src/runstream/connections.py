@@ -125,9 +125,9 @@ def key_rates(settings: Settings) -> Mapping[str, Rate]:
     return {name: rate for name, rate in rates.items() if rate != Rate(None, None)}
 
 
-def retention(settings: Settings) -> Retention:
+def retention(settings: Settings, terms: Callable[[], Terms]) -> Retention:
     """How long each tenant's content is kept."""
-    return Retention(settings.retention.ages(), settings.retention.of_tenants())
+    return Retention(settings.retention.ages(), settings.retention.of_tenants(), terms)
 
 
 def prices(settings: Settings) -> Prices:

@@ -7,10 +7,12 @@ from runstream.connections import master_keys
 from runstream.domain.errors import NotFound
 from runstream.domain.principal import tenant_name, user_name
 from runstream.settings import load
+from runstream.storage.audit import AuditStore
 from runstream.storage.command import opened
 from runstream.storage.content import content_with
 from runstream.storage.erasures import ErasureStore
 from runstream.storage.exporting import ExportStore
+from runstream.storage.feedback import FeedbackStore
 from runstream.storage.keys import KeyStore
 from runstream.storage.webhooks import WebhookStore
 
@@ -22,8 +24,10 @@ async def exported(tenant: str, user: str | None) -> AsyncIterator[bytes]:
         keys = KeyStore(engine)
         await _check(keys, tenant)
         content = content_with(engine, master_keys(settings))
-        store, webhooks = ExportStore(engine, content), WebhookStore(engine, content)
-        async for line in await Export(store, sections(store, webhooks, keys)).begin(tenant, user):
+        store = ExportStore(engine, content)
+        feedback, webhooks = FeedbackStore(engine, content), WebhookStore(engine, content)
+        kinds = sections(store, feedback, webhooks, keys, AuditStore(engine, engine))
+        async for line in await Export(store, kinds).begin(tenant, user):
             yield line
 
 

@@ -196,7 +196,7 @@ class _Process:
         )
         erasures = ErasureStore(self._sweep_engine)
         erase = Erase(erasures=erasures, deletions=deletions, deleting=deleting, book=self._book)
-        retain = Retain(RetentionStore(self._sweep_engine), retention(self._settings))
+        retain = Retain(RetentionStore(self._sweep_engine), retention(self._settings, self._terms))
         return Upkeep([erase, retain], interval=self._settings.sweep_interval)
 
     def _watching_spend(self) -> SpendWatch | None:

@@ -52,6 +52,8 @@ async def test_a_run_in_an_export_is_what_the_api_shows_of_it(stack: Stack, call
         of_bob = await bob.create()
         await bob.ended(of_bob)
         hook = await server.http.post("/v1/webhooks", json={"url": "https://hooks.invalid/"})
+        for run_id in (run_ids[0], of_bob):
+            await server.http.post(f"/v1/runs/{run_id}/feedback", json={"event": "edited", "text": f"better {run_id}"})
         lines = await exported(server)
         runs = of_kind(lines, "run")
         assert [run["id"] for run in runs] == [*run_ids, of_bob]
@@ -70,6 +72,13 @@ async def test_a_run_in_an_export_is_what_the_api_shows_of_it(stack: Stack, call
         ledger = of_kind(lines, "ledger_entry")
         assert (len(ledger), sum(entry["output_tokens"] for entry in ledger)) == (entries, tokens)
         assert [webhook["id"] for webhook in of_kind(lines, "webhook")] == [hook.json()["id"]]
+        feedback = of_kind(lines, "feedback")
+        assert [(line["run"], line["text"]) for line in feedback] == [
+            (run_id, f"better {run_id}") for run_id in (run_ids[0], of_bob)
+        ]
+        audit = (await server.http.get("/v1/audit", params={"to": lines[0]["at"]})).json()["data"]
+        assert of_kind(lines, "audit_entry") == audit
+        assert "webhook.created" in {entry["action"] for entry in audit}
         assert {key["user"] for key in of_kind(lines, "key")} == {"ada", "bob", "server"}
         assert (lines[0]["object"], lines[0]["tenant"]) == ("export", caller.tenant)
         counted = Counter(line["object"] for line in lines[1:-1])

@@ -18,6 +18,7 @@ from reliability import rows
 from rows_read import rows_read
 from runstream.connections import retention
 from runstream.domain.retention import Content, Kept, Retention
+from runstream.domain.terms import Allowance, Source, TenantTerms, Terms
 from runstream.runs.retain import Retain
 from runstream.settings import Settings
 from runstream.storage.database import connect
@@ -113,6 +114,8 @@ async def test_what_was_said_of_an_error_and_to_webhooks_goes_with_the_rest(
     run_id = await old_run(stack, caller, model, metadata={"k": words[0]}, subject={"type": "ticket", "id": words[1]})
     said = (await caller.get(run_id))["error"]["message"]
     assert model in said
+    words.append(f"comment{uuid4().hex}")
+    await caller.http.post(f"/v1/runs/{run_id}/feedback", json={"event": "discarded", "comment": words[-1]})
     await retain(other_engine, caller.tenant, input=30, output=30)
     assert (await caller.get(run_id))["error"]["message"] == "It was removed."
     attempts = (await caller.http.get(f"/v1/runs/{run_id}/attempts")).json()["data"]
@@ -180,7 +183,21 @@ async def test_content_is_removed_by_the_index_and_what_was_removed_is_not_read_
 
 def test_a_tenant_has_what_is_set_for_all_but_for_what_is_said_of_it() -> None:
     given = {"input": 90, "transcript": 7, "tenants": {"acme": {"output": 30, "input": None}}}
-    kept = retention(Settings(_env_file=None, retention=given))
+    kept = retention(Settings(_env_file=None, retention=given), Terms)
     assert kept.of("globex") == {Content.INPUT: 90 * DAY, Content.TRANSCRIPT: 7 * DAY}
     assert kept.of("acme") == {Content.OUTPUT: 30 * DAY, Content.TRANSCRIPT: 7 * DAY}
-    assert not retention(Settings(_env_file=None)).any
+    assert not retention(Settings(_env_file=None), Terms).any
+
+
+def test_what_a_plan_says_is_of_all_kinds_and_goes_before_what_is_configured() -> None:
+    plan, own = (Allowance(retention_days=days) for days in (30, 3))
+    tenants = {
+        "planned": TenantTerms(allowances=((Source.PLAN, plan),)),
+        "special": TenantTerms(allowances=((Source.PLAN, plan), (Source.OVERRIDE, own))),
+        "silent": TenantTerms(allowances=((Source.PLAN, Allowance()),)),
+    }
+    kept = retention(Settings(_env_file=None), lambda: Terms(tenants=tenants))
+    assert kept.any
+    assert kept.of("planned") == dict.fromkeys(Content, 30 * DAY)
+    assert kept.of("special") == dict.fromkeys(Content, 3 * DAY)
+    assert kept.of("silent") == {}

@@ -7,12 +7,19 @@ from functools import partial
 
 from pydantic import BaseModel
 
+from runstream.api.schemas.audit import EntryObject
 from runstream.api.schemas.export import ExportBegin, ExportEnd, LedgerLine, RunLine
+from runstream.api.schemas.feedback import FeedbackObject
 from runstream.api.schemas.keys import KeyObject
 from runstream.api.schemas.webhooks import WebhookObject
+from runstream.storage.audit import AuditFilters, AuditStore
 from runstream.storage.exporting import ExportStore
+from runstream.storage.feedback import FeedbackStore
 from runstream.storage.keys import KeyStore
 from runstream.storage.webhooks import WebhookStore
+
+_ENTRIES = 100
+"""Of the audit log, that are read at a time."""
 
 Section = Callable[[str, str | None, datetime], AsyncIterator[BaseModel]]
 """Yields the lines of one kind, of a tenant, or of the user named, that were there at that time."""
@@ -40,14 +47,28 @@ class Export:
         yield _line(ExportEnd(lines=dict(lines)))
 
 
-def sections(store: ExportStore, webhooks: WebhookStore, keys: KeyStore) -> Sequence[Section]:
+def sections(
+    store: ExportStore, feedback: FeedbackStore, webhooks: WebhookStore, keys: KeyStore, audit: AuditStore
+) -> Sequence[Section]:
     """Each kind of lines, in the order in which they come."""
-    return (partial(_runs, store), partial(_ledger, store), partial(_webhooks, webhooks), partial(_keys, keys))
+    return (
+        partial(_runs, store),
+        partial(_feedback, feedback),
+        partial(_ledger, store),
+        partial(_webhooks, webhooks),
+        partial(_keys, keys),
+        partial(_audit, audit),
+    )
 
 
 async def _runs(store: ExportStore, tenant: str, user: str | None, at: datetime) -> AsyncIterator[BaseModel]:
     async for whole in store.runs(tenant, user, at):
         yield RunLine.whole(whole)
+
+
+async def _feedback(store: FeedbackStore, tenant: str, user: str | None, at: datetime) -> AsyncIterator[BaseModel]:
+    async for feedback in store.all(tenant, user, at):
+        yield FeedbackObject.of(feedback)
 
 
 async def _ledger(store: ExportStore, tenant: str, user: str | None, at: datetime) -> AsyncIterator[BaseModel]:
@@ -65,6 +86,17 @@ async def _keys(store: KeyStore, tenant: str, user: str | None, _: datetime) -> 
     for record in await store.all(tenant):
         if user in (None, record.user):
             yield KeyObject.of(record)
+
+
+async def _audit(store: AuditStore, tenant: str, user: str | None, at: datetime) -> AsyncIterator[BaseModel]:
+    """The newest first, as the tenant sees it."""
+    if user is not None:
+        return
+    before, filters = None, AuditFilters(tenant, until=at)
+    while entries := await store.page(filters, before=before, limit=_ENTRIES):
+        for entry in entries:
+            yield EntryObject.of(entry, to_tenant=True)
+        before = entries[-1].id
 
 
 def _kind(line: BaseModel) -> str:

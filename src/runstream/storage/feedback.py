@@ -1,6 +1,6 @@
 """What was told of runs, one row for each, and what that adds up to."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -8,7 +8,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import Boolean, ColumnElement, Date, Row, String, bindparam, case, cast, func, select, update
+from sqlalchemy import Boolean, ColumnElement, Date, Row, String, bindparam, case, cast, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -101,6 +101,9 @@ _COLUMNS: Final[Mapping[FeedbackDimension, ColumnElement[Any]]] = {
     FeedbackDimension.MODEL: feedback.c.model,
     FeedbackDimension.DAY: cast(func.timezone("UTC", feedback.c.created_at), Date),
 }
+_PLACE = (feedback.c.created_at, feedback.c.run_id)
+_PAGE = 20
+"""A text may have 200,000 characters, and a page is held whole."""
 _SUMS = (
     func.count(),
     func.count(feedback.c.shown_at),
@@ -147,6 +150,19 @@ class FeedbackStore:
             query = query.where(feedback.c.user_id == owner.user)
         rows = await self._ask(query, whose=[owner.tenant])
         return await self._feedback(rows[0]) if rows else None
+
+    async def all(self, tenant: str, user: str | None, before: datetime) -> AsyncIterator[Feedback]:
+        """What was told of the tenant's runs, or of that user's, up to then, in pages of a bounded size."""
+        query = select(feedback).where(feedback.c.tenant == tenant, feedback.c.created_at <= before)
+        if user is not None:
+            query = query.where(feedback.c.user_id == user)
+        query = query.order_by(*_PLACE).limit(_PAGE)
+        rows = await self._ask(bound(query), whose=[tenant])
+        while rows:
+            for row in rows:
+                yield await self._feedback(row)
+            beyond = tuple_(*_PLACE) > (rows[-1].created_at, rows[-1].run_id)
+            rows = await self._ask(bound(query.where(beyond)), whose=[tenant])
 
     async def _feedback(self, row: Row[Any]) -> Feedback:
         said = await self._content.opened(FEEDBACK, row.tenant, row.run_id, row._mapping)

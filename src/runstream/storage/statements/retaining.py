@@ -25,6 +25,7 @@ _REMOVED: Mapping[Content, Mapping[str, str]] = {
         f" transcript_removed_at = coalesce(transcript_removed_at, now()), {_NO_MESSAGE}",
         "attempts": _NO_MESSAGE,
         "webhook_deliveries": _TOLD_NO_MESSAGE,
+        "feedback": "text = NULL, comment = NULL",
     },
     Content.TRANSCRIPT: {"runs": "transcript = NULL"},
 }
