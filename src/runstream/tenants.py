@@ -20,6 +20,7 @@ from runstream.settings import load
 from runstream.storage.command import opened
 from runstream.storage.documents import FLAGS, PLANS, DocumentStore
 from runstream.storage.terms import TenantRecord, TermsStore
+from runstream.terminal import at_terminal
 from runstream.terms.copy import TermsCopy
 from runstream.terms.documents import Named
 from runstream.terms.tenants import Tenants
@@ -31,7 +32,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 async def create(tenant: str) -> str:
     async with _tenants() as tenants:
-        return _line(await tenants.create(tenant))
+        return _line(await tenants.create(tenant, by=at_terminal()))
 
 
 async def listed() -> list[str]:
@@ -66,7 +67,7 @@ async def allow(tenant: str, *, plan: str | None, overrides: str | None) -> str:
     if not changes:
         raise InvalidRequest("Say --plan, --overrides or both.")
     async with _tenants() as tenants:
-        return _line(await tenants.allow(tenant, changes))
+        return _line(await tenants.allow(tenant, changes, by=at_terminal()))
 
 
 async def plans() -> list[str]:
@@ -77,12 +78,12 @@ async def plans() -> list[str]:
 
 async def put_plan(name: str, allowance: str) -> None:
     async with _desk() as desk:
-        await desk.plans.put(name, read_allowance(allowance))
+        await desk.plans.put(name, read_allowance(allowance), by=at_terminal())
 
 
 async def remove_plan(name: str) -> None:
     async with _desk() as desk:
-        await desk.plans.remove(name)
+        await desk.plans.remove(name, by=at_terminal())
 
 
 async def flags() -> list[str]:
@@ -93,12 +94,12 @@ async def flags() -> list[str]:
 
 async def put_flag(name: str, rule: str) -> None:
     async with _desk() as desk:
-        await desk.flags.put(name, _read(RuleObject, rule).said())
+        await desk.flags.put(name, _read(RuleObject, rule).said(), by=at_terminal())
 
 
 async def remove_flag(name: str) -> None:
     async with _desk() as desk:
-        await desk.flags.remove(name)
+        await desk.flags.remove(name, by=at_terminal())
 
 
 async def explain(name: str, tenant: str, user: str) -> str:
@@ -126,17 +127,17 @@ def _read(model: type[ModelT], text: str) -> ModelT:
 
 async def suspend(tenant: str, *, cancel_running: bool) -> str:
     async with _tenants() as tenants:
-        return _line(await tenants.suspend(tenant, cancel_running=cancel_running))
+        return _line(await tenants.suspend(tenant, cancel_running=cancel_running, by=at_terminal()))
 
 
 async def resume(tenant: str) -> str:
     async with _tenants() as tenants:
-        return _line(await tenants.resume(tenant))
+        return _line(await tenants.resume(tenant, by=at_terminal()))
 
 
 async def remove(tenant: str) -> str:
     async with _tenants() as tenants:
-        return _line(await tenants.remove(tenant))
+        return _line(await tenants.remove(tenant, by=at_terminal()))
 
 
 @dataclass(frozen=True, slots=True)

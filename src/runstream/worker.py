@@ -58,6 +58,7 @@ from runstream.runs.spend_watch import SpendWatch
 from runstream.runs.upkeep import Upkeep
 from runstream.settings import Settings
 from runstream.storage.answers import AnswerStore
+from runstream.storage.audit import AuditStore
 from runstream.storage.budgets import BudgetStore
 from runstream.storage.condition import warn_of_wall
 from runstream.storage.content import content_with
@@ -75,6 +76,7 @@ from runstream.storage.runs import RunStore
 from runstream.storage.tenancy import Role
 from runstream.storage.terms import TermsStore
 from runstream.stream.writer import WriteLoop
+from runstream.terminal import at_terminal
 from runstream.terms.copy import TermsCopy
 from runstream.terms.removal import Removal
 from runstream.webhooks.deliver import Deliver, Schedule
@@ -171,7 +173,13 @@ class _Process:
     def _sweeping(self) -> Sweep:
         left = LeftBehind(self._sweep_engine)
         removal = Removal(
-            RemovalStore(self._sweep_engine), self._terms_store, self._token_log, self._redis, self._terms
+            RemovalStore(self._sweep_engine),
+            self._terms_store,
+            AuditStore(self._sweep_engine, self._sweep_engine),
+            self._token_log,
+            self._redis,
+            self._terms,
+            by=at_terminal(),
         )
         return Sweep(
             store=self._store,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -12,11 +13,12 @@ import asyncpg
 import httpx
 import pytest
 
-from matrix.audited import BY_ANOTHER, BY_ANYBODY, BY_OPERATORS, NOT_AUDITED
+from matrix.audited import BY_ANOTHER, BY_ANYBODY, BY_OPERATORS, NOT_AUDITED, OF_ALL, OF_TENANTS
 from matrix.rows import ROWS
 from matrix.things import Thing, Things
 from runstream.access.keys import Keys
 from runstream.app import create_app
+from runstream.domain.audit import Action, Actor, ActorKind
 from runstream.domain.principal import Kind, Scope
 from runstream.settings import Settings
 from runstream.storage.database import connect
@@ -26,7 +28,7 @@ from runstream.storage.runs import RunStore
 DEADLINE = 60
 ACME, ADA = {"Runstream-Tenant": "acme"}, {"Runstream-User": "ada"}
 AGENT = "shop/1.2 (an app)"
-AUDITED = [*BY_ANYBODY, *BY_ANOTHER, *BY_OPERATORS]
+AUDITED = [*BY_ANYBODY, *BY_ANOTHER, *BY_OPERATORS, *OF_ALL]
 
 
 class Scene(NamedTuple):
@@ -89,8 +91,8 @@ async def scene(shared_database_url: str, valkey_server) -> AsyncIterator[Scene]
 
 def test_it_is_decided_of_every_route_whether_it_is_audited() -> None:
     """`test_every_route_has_a_row` has the rows be those of the OpenAPI document."""
-    assert {*AUDITED, *NOT_AUDITED} == set(ROWS)
-    assert not {*AUDITED} & {*NOT_AUDITED}
+    assert {*AUDITED, *OF_TENANTS, *NOT_AUDITED} == set(ROWS)
+    assert not {*AUDITED, *OF_TENANTS} & {*NOT_AUDITED}
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -104,7 +106,7 @@ async def test_what_is_done_is_in_the_log_with_who_did_it_and_from_where(scene: 
         assert not entries
         return
     assert answer.status_code == row.ok, answer.text
-    expected = list(BY_ANYBODY.get(name, []))
+    expected = [*BY_ANYBODY.get(name, []), *OF_ALL.get(name, [])]
     if who in {"operator", "server"}:
         expected += BY_ANOTHER.get(name, [])
     if who == "operator":
@@ -117,8 +119,74 @@ async def test_what_is_done_is_in_the_log_with_who_did_it_and_from_where(scene: 
         assert (entry["target_type"], entry["target_id"]) == (entry["action"].split(".")[0], target)
         kind = who.partition(" ")[0]
         assert (entry["principal_kind"], entry["principal_id"]) == (kind, scene.ids[kind])
-        assert (entry["tenant"], entry["address"], entry["user_agent"]) == ("acme", "127.0.0.1", AGENT)
+        assert entry["tenant"] == (None if name in OF_ALL else "acme")
+        assert (entry["address"], entry["user_agent"]) == ("127.0.0.1", AGENT)
         assert abs((entry["at"] - datetime.now(UTC)).total_seconds()) < DEADLINE
+
+
+async def test_each_change_of_a_tenant_is_in_the_log_of_that_tenant_and_what_changes_nothing_is_not(
+    scene: Scene,
+) -> None:
+    tenant, headers = f"tenant-{uuid4().hex}", scene.headers["operator of all"]
+    path, terms = f"/v1/tenants/{tenant}", {"overrides": {"retention_days": 7}}
+    steps: list[tuple[str, str, dict[str, Any] | None, list[tuple[str, dict[str, Any]]]]] = [
+        ("POST", "/v1/tenants", {"id": tenant}, [("tenant.created", {})]),
+        ("PATCH", path, {"status": "active"}, []),
+        ("PATCH", path, terms, [("tenant.changed", {"changed": ["overrides"]})]),
+        ("PATCH", path, {**terms, "plan": None}, []),
+        ("DELETE", path, None, []),  # it is not suspended
+        ("PATCH", path, {"status": "suspended"}, [("tenant.suspended", {})]),
+        ("PATCH", path, {"status": "suspended"}, []),
+        (
+            "PATCH",
+            path,
+            {"status": "suspended", "cancel_running": True},
+            [("tenant.suspended", {"cancel_running": True})],
+        ),
+        (
+            "PATCH",
+            path,
+            {"status": "active", "overrides": None},
+            [("tenant.changed", {"changed": ["overrides"]}), ("tenant.resumed", {})],
+        ),
+        ("PATCH", path, {"status": "suspended"}, [("tenant.suspended", {})]),
+        ("DELETE", path, None, [("tenant.removal_requested", {})]),
+        ("DELETE", path, None, []),
+    ]
+    expected, seen = [], set()
+    for method, at, body, entered in steps:
+        expected += [(action, tenant, tenant, json.dumps(details)) for action, details in entered]
+        if entered:
+            async with log_away(scene):
+                answer = await scene.http.request(method, at, headers=headers, json=body)
+            assert answer.status_code == 503, answer.text
+        await scene.http.request(method, at, headers=headers, json=body)
+        rows = await scene.database.fetch("select * from audit where tenant = $1 order by id", tenant)
+        assert [(row["action"], row["tenant"], row["target_id"], row["details"]) for row in rows] == expected
+        seen |= {Action(action) for action, _ in entered}
+    assert seen == {action for actions in OF_TENANTS.values() for action in actions}
+
+
+async def test_what_is_set_is_in_the_log_only_where_it_says_something_else_and_in_short(scene: Scene) -> None:
+    name = f"flag-{uuid4().hex}"
+    half = {"of": {"model": "m"}, "share": 0.5}
+    said = [half, half, {**half, "on": False, "tenants": {"globex": 1}}, half]
+    for rule in said:
+        path = f"/v1/flags/{name}"
+        (await scene.http.put(path, headers=scene.headers["operator of all"], json=rule)).raise_for_status()
+    rows = await scene.database.fetch("select details from audit where target_id = $1 order by id", name)
+    says = ["of", "on", "share", "tenants"]
+    assert [json.loads(row["details"]) for row in rows] == [
+        {"says": says, "on": on, "share": 0.5} for on in (True, False, True)
+    ]
+
+
+async def test_a_key_that_makes_its_tenant_has_that_in_the_log(scene: Scene) -> None:
+    by, tenant = Actor(ActorKind.COMMAND, "root", "req_1"), f"tenant-{uuid4().hex}"
+    for _ in range(2):
+        await scene.keys.create(kind=Kind.SERVER, tenant=tenant, user="app", by=by)
+    rows = await scene.database.fetch("select action from audit where tenant = $1 order by id", tenant)
+    assert sorted(row["action"] for row in rows) == ["key.created", "key.created", "tenant.created"]
 
 
 async def test_entries_hold_neither_content_nor_secrets(scene: Scene) -> None:

@@ -120,3 +120,8 @@ async def test_the_commands_do_what_the_routes_do(stack, operator):
     )
     await asyncio.to_thread(stack.command, "flags", "remove", "next")
     assert (await operator.get("/v1/flags/next")).status_code == 404
+    entries = (await operator.get("/v1/audit", params={"target": "next"})).json()["data"]
+    assert [(each["principal"]["kind"], each["action"]) for each in entries] == [
+        ("command", "flag.removed"),
+        ("command", "flag.set"),
+    ]

@@ -185,3 +185,7 @@ async def test_the_commands_do_what_the_routes_do(stack, operator, callers):
     assert "plan large" in shown
     assert "5  (plan)" in shown
     assert "demo  (plan)" in shown
+    for target, changed in (("large", {"action": "plan.set", "tenant": None}), (tenant, {"action": "tenant.changed"})):
+        entry = (await operator.get("/v1/audit", params={"target": target})).json()["data"][0]
+        assert entry.items() >= changed.items()
+        assert entry["principal"]["kind"] == "command"

@@ -15,14 +15,17 @@ from redis.asyncio import Redis
 
 from caller import DEADLINE, Caller
 from proxy import Proxy
+from runstream.domain.audit import Actor, ActorKind
 from runstream.domain.errors import Unavailable
 from runstream.domain.principal import Kind, Scope
 from runstream.domain.terms import Standing
 from runstream.redis_script import Scripts
+from runstream.storage.audit import AuditStore
 from runstream.storage.database import connect
 from runstream.storage.left_behind import LeftBehind
 from runstream.storage.lists import AllRuns
 from runstream.storage.removal import RemovalStore
+from runstream.storage.tenancy import Role
 from runstream.storage.terms import TermsStore
 from runstream.stream.log import TokenLog
 from runstream.terms.copy import TermsCopy
@@ -203,8 +206,10 @@ async def test_a_tenant_is_removed_with_all_that_there_is_of_it_and_another_of_i
         assert (removing.status_code, removing.json()["status"]) == (202, "removing")
         for status in ("active", "suspended"):
             assert (await operator.patch(f"/v1/tenants/{tenant}", json={"status": status})).status_code == 409
+        asked = (await operator.get("/v1/audit", params={"target": tenant, "limit": 1})).json()["data"][0]
+        assert asked["action"] == "tenant.removal_requested"
         await until(lambda: unknown(server), "its keys are refused")
-        await until(lambda: holds(database, tenant, {"tenants", "api_keys"}), "the workers have deleted it")
+        await until(lambda: holds(database, tenant, {"tenants", "api_keys", "audit"}), "the workers have deleted it")
         async with Redis.from_url(stack.redis_url) as redis:
             assert not await redis.exists(f"runstream:run:{running}")
         with pytest.raises(Exception, match="being removed"):
@@ -212,11 +217,23 @@ async def test_a_tenant_is_removed_with_all_that_there_is_of_it_and_another_of_i
         await end_removals(stack)
         assert await rows_of(database, tenant) == set()
         assert (await operator.get(f"/v1/tenants/{tenant}")).status_code == 404
+        assert await logged(operator, tenant) == [("tenant.removed", None)]
+        (entry,) = (await operator.get("/v1/audit", params={"target": tenant})).json()["data"]
+        assert (entry["principal"], entry["request_id"]) == (asked["principal"], asked["request_id"])
         assert (await operator.post("/v1/tenants", json={"id": tenant})).status_code == 201
+        async with Caller.server(stack, tenant, scopes=list(Scope)) as successor:
+            seen = (await successor.http.get("/v1/audit")).json()["data"]
+            assert [each["action"] for each in seen] == ["tenant.created"]
         async with Caller.of(stack, tenant, "ada") as successor:
             await until(lambda: answered(successor, 202), "the name is free")
             assert len(await successor.list()) == 1
         assert (await other.get(stays))["status"] == "completed"
+
+
+async def logged(operator: httpx.AsyncClient, tenant: str) -> list[tuple[str, str | None]]:
+    """What was done with it and whose the entry is, the newest first."""
+    page = (await operator.get("/v1/audit", params={"target": tenant})).raise_for_status().json()
+    return [(each["action"], each["tenant"]) for each in page["data"]]
 
 
 async def unknown(caller: Caller) -> bool:
@@ -224,10 +241,10 @@ async def unknown(caller: Caller) -> bool:
 
 
 async def rows_of(database: asyncpg.Connection, tenant: str) -> set[str]:
-    """The tables that have any row of the tenant's; the audit log keeps what it has."""
+    """The tables that have any row of the tenant's."""
     columns = await database.fetch(
         "select table_name, column_name from information_schema.columns where table_schema = 'public'"
-        " and (column_name = 'tenant' or (table_name, column_name) = ('tenants', 'id')) and table_name <> 'audit'"
+        " and (column_name = 'tenant' or (table_name, column_name) = ('tenants', 'id'))"
     )
     return {
         table
@@ -242,14 +259,16 @@ async def holds(database: asyncpg.Connection, tenant: str, tables: set[str]) -> 
 
 async def end_removals(stack: Stack) -> None:
     """As a worker would a minute later: keys may go at once."""
-    engine = connect(stack.database_url, pool_size=1, timeout=DEADLINE)
+    engine = connect(stack.database_url, pool_size=1, timeout=DEADLINE, role=Role.SWEEP)
+    by = Actor(ActorKind.COMMAND, "root", "req_1")
     async with Redis.from_url(stack.redis_url) as redis:
         scripts = Scripts(redis, timeout=DEADLINE)
         store = TermsStore(engine)
         terms = TermsCopy(store)
         await terms.read()
         log = TokenLog(redis, scripts, ttl=60, ended_ttl=60)
-        await Removal(RemovalStore(engine), store, log, redis, terms, key_rest=0)()
+        audit = AuditStore(engine, engine)
+        await Removal(RemovalStore(engine), store, audit, log, redis, terms, by=by, key_rest=0)()
         await scripts.aclose()
     await engine.dispose()
 
@@ -261,6 +280,10 @@ async def test_the_commands_do_what_the_routes_do(stack, operator):
         assert f"{tenant}  {status}" in printed
         assert (await operator.get(f"/v1/tenants/{tenant}")).json()["status"] == status
     assert f"{tenant}  active" in await asyncio.to_thread(stack.command, "tenants", "list")
+    entries = (await operator.get("/v1/audit", params={"target": tenant})).json()["data"]
+    assert [(each["principal"]["kind"], each["action"]) for each in entries] == [
+        ("command", f"tenant.{done}") for done in ("resumed", "suspended", "created")
+    ]
 
 
 async def test_a_list_has_all_tenants_page_by_page(stack, operator, caller):

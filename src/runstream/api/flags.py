@@ -2,10 +2,11 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
 from runstream.api.asking import Operating
+from runstream.api.auditing import acting
 from runstream.api.documents import EVERYWHERE, refusals
 from runstream.api.schemas.fields import Absent, Name
 from runstream.api.schemas.flags import FlagList, FlagObject, RuleObject
@@ -38,15 +39,15 @@ async def get_flag(
 
 
 @router.put("/{name}", response_model=FlagObject, responses=refusals(413, 415))
-async def put_flag(name: str, body: RuleObject, asking: Operating, services: Given) -> Response:
+async def put_flag(name: str, body: RuleObject, asking: Operating, services: Given, request: Request) -> Response:
     """Make a flag, or change it: this takes the place of all that it said, within a second in every process."""
-    return _json(FlagObject.of(await services.flags.put(name, body.said())))
+    return _json(FlagObject.of(await services.flags.put(name, body.said(), by=acting(asking, request))))
 
 
 @router.delete("/{name}", status_code=204, responses=refusals(404, 413, 415))
-async def remove_flag(name: str, asking: Operating, services: Given) -> Response:
+async def remove_flag(name: str, asking: Operating, services: Given, request: Request) -> Response:
     """Remove a flag: what it was of is on for everybody then."""
-    await services.flags.remove(name)
+    await services.flags.remove(name, by=acting(asking, request))
     return Response(status_code=204)
 
 

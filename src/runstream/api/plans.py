@@ -1,9 +1,10 @@
 """The routes of plans, for operators."""
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from runstream.api.asking import Operating
+from runstream.api.auditing import acting
 from runstream.api.documents import EVERYWHERE, refusals
 from runstream.api.schemas.plans import AllowanceObject, PlanList, PlanObject
 from runstream.api.services import Given
@@ -24,15 +25,15 @@ async def get_plan(name: str, asking: Operating, services: Given) -> Response:
 
 
 @router.put("/{name}", response_model=PlanObject, responses=refusals(413, 415))
-async def put_plan(name: str, body: AllowanceObject, asking: Operating, services: Given) -> Response:
+async def put_plan(name: str, body: AllowanceObject, asking: Operating, services: Given, request: Request) -> Response:
     """Make a plan, or change it: this takes the place of all that it said, within a second in every process."""
-    return _json(PlanObject.of(await services.plans.put(name, body.said())))
+    return _json(PlanObject.of(await services.plans.put(name, body.said(), by=acting(asking, request))))
 
 
 @router.delete("/{name}", status_code=204, responses=refusals(404, 409, 413, 415))
-async def remove_plan(name: str, asking: Operating, services: Given) -> Response:
+async def remove_plan(name: str, asking: Operating, services: Given, request: Request) -> Response:
     """Remove a plan that no tenant has."""
-    await services.plans.remove(name)
+    await services.plans.remove(name, by=acting(asking, request))
     return Response(status_code=204)
 
 

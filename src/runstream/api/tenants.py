@@ -2,10 +2,11 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
 from runstream.api.asking import Administering, Operating
+from runstream.api.auditing import acting
 from runstream.api.documents import EVERYWHERE, refusals
 from runstream.api.schemas.fields import Absent
 from runstream.api.schemas.tenants import (
@@ -26,9 +27,9 @@ router = APIRouter(prefix="/v1/tenants", tags=["tenants"], responses=refusals(*E
 
 
 @router.post("", status_code=201, response_model=TenantObject, responses=refusals(409, 413, 415))
-async def create_tenant(body: TenantRequest, asking: Operating, services: Given) -> Response:
+async def create_tenant(body: TenantRequest, asking: Operating, services: Given, request: Request) -> Response:
     """Make a tenant. A key of a tenant that is not there makes it as well."""
-    created = await services.tenants.create(body.id)
+    created = await services.tenants.create(body.id, by=acting(asking, request))
     return _json(TenantObject.of(created), 201, {"Location": f"/v1/tenants/{created.id}"})
 
 
@@ -52,22 +53,25 @@ async def get_tenant(tenant_id: str, asking: Administering, services: Given) -> 
 
 
 @router.patch("/{tenant_id}", response_model=TenantTermsObject, responses=refusals(404, 409, 413, 415))
-async def change_tenant(tenant_id: str, body: TenantChange, asking: Operating, services: Given) -> Response:
+async def change_tenant(
+    tenant_id: str, body: TenantChange, asking: Operating, services: Given, request: Request
+) -> Response:
     """Suspend a tenant, resume it, or have it on other terms: in effect within a second in every process."""
-    tenant, tenants = _seen(asking, tenant_id), services.tenants
+    tenant, tenants, by = _seen(asking, tenant_id), services.tenants, acting(asking, request)
     if body.allowed:
-        changed = await tenants.allow(tenant, body.allowed)
+        changed = await tenants.allow(tenant, body.allowed, by=by)
     if body.status is Standing.SUSPENDED:
-        changed = await tenants.suspend(tenant, cancel_running=body.cancel_running)
+        changed = await tenants.suspend(tenant, cancel_running=body.cancel_running, by=by)
     elif body.status is Standing.ACTIVE:
-        changed = await tenants.resume(tenant)
+        changed = await tenants.resume(tenant, by=by)
     return _holding(services, changed)
 
 
 @router.delete("/{tenant_id}", status_code=202, response_model=TenantObject, responses=refusals(404, 409, 413, 415))
-async def remove_tenant(tenant_id: str, asking: Operating, services: Given) -> Response:
+async def remove_tenant(tenant_id: str, asking: Operating, services: Given, request: Request) -> Response:
     """Remove a suspended tenant and all that is kept of it, which goes on after the answer: until it is not found."""
-    return _json(TenantObject.of(await services.tenants.remove(_seen(asking, tenant_id))), 202)
+    removing = await services.tenants.remove(_seen(asking, tenant_id), by=acting(asking, request))
+    return _json(TenantObject.of(removing), 202)
 
 
 def _seen(asking: Principal, tenant: str) -> str:

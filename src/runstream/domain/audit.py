@@ -40,6 +40,16 @@ class Action(StrEnum):
     WEBHOOK_SECRET_ROTATED = "webhook.secret_rotated"  # noqa: S105
     WEBHOOK_TESTED = "webhook.tested"
     DELIVERY_REDELIVERED = "delivery.redelivered"
+    TENANT_CREATED = "tenant.created"
+    TENANT_CHANGED = "tenant.changed"
+    TENANT_SUSPENDED = "tenant.suspended"
+    TENANT_RESUMED = "tenant.resumed"
+    TENANT_REMOVAL_REQUESTED = "tenant.removal_requested"
+    TENANT_REMOVED = "tenant.removed"
+    PLAN_SET = "plan.set"
+    PLAN_REMOVED = "plan.removed"
+    FLAG_SET = "flag.set"
+    FLAG_REMOVED = "flag.removed"
 
 
 class ActorKind(StrEnum):

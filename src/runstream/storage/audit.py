@@ -83,13 +83,18 @@ async def ask_noting(
 
 
 def noting(change: Any, entry: Entry | None) -> tuple[Executable, Mapping[str, Any]]:
-    """The change, which answers a row for each thing that it changed, with its entry; and what the entry gives."""
+    """The change, which answers a row for each thing that it changed, with its entry; and what the entry gives.
+
+    A row whose column `changed` is false is of what was so already.
+    """
     return (change, {}) if entry is None else (_noting(change), _values(entry))
 
 
 def _noting(change: HasCTE) -> Select[Any]:
     done = change.cte("done")
     row = select(*_GIVEN.values()).select_from(done).limit(1)
+    if "changed" in done.c:
+        row = row.where(done.c.changed)
     return select(done).add_cte(insert(audit).from_select([*_GIVEN], row).cte("entered_in_audit"))
 
 

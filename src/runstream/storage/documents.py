@@ -6,13 +6,15 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import Table, bindparam, delete, func, select
+from sqlalchemy import Row, Table, bindparam, case, delete, func, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from runstream.domain.audit import Entry
 from runstream.domain.errors import Conflict
+from runstream.storage.audit import ask_noting
 from runstream.storage.database import ask
 from runstream.storage.statements.changing import COUNTED, RAISED, VERSION
 from runstream.storage.tables import flags, plans
@@ -40,12 +42,14 @@ class Documents:
         )
         self.list = select(*shown).order_by(table.c.name)
         self.get = select(*shown).where(named)
+        becoming = {column: new.excluded[column], "changed_in": VERSION, "changed_at": func.now()}
+        other = said.is_distinct_from(new.excluded[column])
         self.put = (
             new.on_conflict_do_update(
                 index_elements=[table.c.name],
-                set_={"changed_at": func.now(), **{name: new.excluded[name] for name in (column, "changed_in")}},
+                set_={name: case((other, value), else_=table.c[name]) for name, value in becoming.items()},
             )
-            .returning(*shown)
+            .returning(*shown, (table.c.changed_in == VERSION).label("changed"))
             .add_cte(RAISED)
         )
         self.remove = delete(table).where(COUNTED, named).returning(table.c.name).add_cte(RAISED)
@@ -56,26 +60,34 @@ FLAGS: Final = Documents(flags, "rule")
 
 
 class DocumentStore:
-    """Those of one kind. Every method raises Unavailable."""
+    """Those of one kind. What is changed is changed together with its `entry` in the audit log.
+
+    Every method raises Unavailable.
+    """
 
     def __init__(self, engine: AsyncEngine, documents: Documents) -> None:
         self._ask = partial(ask, engine)
+        self._change = partial(ask_noting, engine)
         self._documents = documents
 
     async def list(self) -> Sequence[Document]:
         """By name."""
-        return [Document(*row) for row in await self._ask(self._documents.list)]
+        return [_document(row) for row in await self._ask(self._documents.list)]
 
     async def get(self, name: str) -> Document | None:
         rows = await self._ask(self._documents.get, named=name)
-        return Document(*rows[0]) if rows else None
+        return _document(rows[0]) if rows else None
 
-    async def put(self, name: str, said: Mapping[str, Any]) -> Document:
-        return Document(*(await self._ask(self._documents.put, named=name, put=said))[0])
+    async def put(self, name: str, said: Mapping[str, Any], *, entry: Entry | None = None) -> Document:
+        return _document((await self._change(self._documents.put, entry, named=name, put=said))[0])
 
-    async def remove(self, name: str) -> bool:
+    async def remove(self, name: str, *, entry: Entry | None = None) -> bool:
         """Whether it was there. Raises Conflict where a tenant has it."""
         try:
-            return bool(await self._ask(self._documents.remove, named=name))
+            return bool(await self._change(self._documents.remove, entry, named=name))
         except IntegrityError:
             raise Conflict("Tenants have it: give them another one first.") from None
+
+
+def _document(row: Row[Any]) -> Document:
+    return Document(row.name, row.said, row.created_at, row.changed_at)

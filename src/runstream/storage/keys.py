@@ -26,7 +26,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from runstream.domain.audit import Entry
+from runstream.domain.audit import Action, Entry
 from runstream.domain.errors import Conflict
 from runstream.domain.principal import Kind, Principal, Scope
 from runstream.storage.audit import ask_noting
@@ -131,7 +131,8 @@ class KeyStore:
         """Store a key, and its tenant where it is new. Raises Conflict where that is being removed."""
         if tenant is not None:
             new_tenant = upsert(tenants).values(id=tenant).on_conflict_do_nothing().returning(tenants.c.id)
-            await self._ask(bound(new_tenant), whose=[tenant])
+            created = entry and entry.by.entry(Action.TENANT_CREATED, tenant=tenant, target=tenant)
+            await self._change(bound(new_tenant), created, whose=[tenant])
             removing = tenants.c.removal_requested_at.is_not(None)
             being_removed = select(tenants.c.id).where(tenants.c.id == tenant, removing)
             if await self._ask(bound(being_removed), whose=[tenant]):

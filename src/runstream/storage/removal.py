@@ -40,7 +40,7 @@ _TABLES = [
     if "tenant" in table.c and table is not audit and not _goes_along(table)
 ]
 TABLES: Final = [table.name for table in _TABLES]
-"""In an order in which nothing that is left refers to what goes. The audit log is only appended to, and stays."""
+"""In an order in which nothing that is left refers to what goes. The audit log's entries go last, with the tenant."""
 RUNS: Final = runs.name
 
 _MAY_GO: dict[Table, ColumnElement[bool]] = {

@@ -6,15 +6,33 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Row, bindparam, case, delete, func, literal, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    ColumnElement,
+    Row,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from runstream.domain.audit import Entry
 from runstream.domain.errors import NotFound
 from runstream.domain.flags import Flag
 from runstream.domain.run import Status
 from runstream.domain.terms import Allowance, Source, Standing, TenantTerms, Terms
+from runstream.storage.audit import ask_noting
 from runstream.storage.database import ask
 from runstream.storage.statements.changing import COUNTED, RAISED, VERSION
 from runstream.storage.tables import api_keys, flags, plans, runs, runs_are, tenants, terms
@@ -78,19 +96,21 @@ _OF = tenants.c.id == bindparam("of")
 _GET = select(*_SHOWN).where(_OF)
 _PAGE = select(*_SHOWN).where(tenants.c.id > bindparam("after")).order_by(tenants.c.id).limit(bindparam("most"))
 _CREATE = upsert(tenants).values(id=bindparam("new")).on_conflict_do_nothing().returning(*_SHOWN)
+_KEPT = and_(COUNTED, _OF, tenants.c.removal_requested_at.is_(None))
+_CANCEL = bindparam("cancel", type_=Boolean)
 _SUSPEND = (
     update(tenants)
-    .where(COUNTED, _OF, tenants.c.removal_requested_at.is_(None))
+    .where(_KEPT, or_(tenants.c.suspended_at.is_(None), and_(_CANCEL, not_(tenants.c.cancel_running))))
     .values(
         suspended_at=func.coalesce(tenants.c.suspended_at, func.now()),
-        cancel_running=or_(tenants.c.cancel_running, bindparam("cancel")),
+        cancel_running=or_(tenants.c.cancel_running, _CANCEL),
     )
     .returning(*_SHOWN)
     .add_cte(RAISED)
 )
 _RESUME = (
     update(tenants)
-    .where(COUNTED, _OF, tenants.c.removal_requested_at.is_(None))
+    .where(_KEPT, tenants.c.suspended_at.is_not(None))
     .values(suspended_at=None, cancel_running=False)
     .returning(*_SHOWN)
     .add_cte(
@@ -106,13 +126,11 @@ _RESUME = (
         RAISED,
     )
 )
-_ALLOW = (
-    update(tenants).where(COUNTED, _OF, tenants.c.removal_requested_at.is_(None)).returning(*_SHOWN).add_cte(RAISED)
-)
+_ALLOW = update(tenants).where(_KEPT).returning(*_SHOWN).add_cte(RAISED)
 _REMOVE = (
     update(tenants)
-    .where(COUNTED, _OF, tenants.c.suspended_at.is_not(None))
-    .values(removal_requested_at=func.coalesce(tenants.c.removal_requested_at, func.now()), cancel_running=True)
+    .where(_KEPT, tenants.c.suspended_at.is_not(None))
+    .values(removal_requested_at=func.now(), cancel_running=True)
     .returning(*_SHOWN)
     .add_cte(
         update(api_keys)
@@ -126,25 +144,35 @@ _REMOVE = (
         RAISED,
     )
 )
-_FORGET = (
-    delete(tenants).where(COUNTED, _OF, tenants.c.removal_requested_at.is_not(None)).returning(*_SHOWN).add_cte(RAISED)
+_FORGOTTEN = (
+    delete(tenants)
+    .where(COUNTED, _OF, tenants.c.removal_requested_at.is_not(None))
+    .returning(tenants.c.id)
+    .add_cte(RAISED)
+    .cte("forgotten")
 )
+_FORGET = select(func.remove_audit(_FORGOTTEN.c.id, text("'infinity'")).label("entries")).select_from(_FORGOTTEN)
+"""Entries are of the clocks of those who made them, which may be ahead."""
 
 
 class TermsStore:
-    """Over all tenants. Every method raises Unavailable."""
+    """Over all tenants. What is changed is changed together with its `entry` in the audit log.
+
+    Every method raises Unavailable.
+    """
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._ask = partial(ask, engine)
+        self._change = partial(ask_noting, engine)
 
     async def read(self, known: int | None = None) -> Terms | None:
         """All terms, unless they are of the version that is known already."""
         rows = await self._ask(_READ, known=known)
         return _terms(rows[0]) if rows else None
 
-    async def create(self, tenant: str) -> TenantRecord | None:
+    async def create(self, tenant: str, *, entry: Entry | None = None) -> TenantRecord | None:
         """None where it is there already."""
-        return _one(await self._ask(_CREATE, new=tenant))
+        return _one(await self._change(_CREATE, entry, new=tenant))
 
     async def get(self, tenant: str) -> TenantRecord | None:
         return _one(await self._ask(_GET, of=tenant))
@@ -154,32 +182,41 @@ class TermsStore:
         rows = await self._ask(_PAGE, after=after, most=limit)
         return [_record(row) for row in rows]
 
-    async def suspend(self, tenant: str, *, cancel_running: bool) -> TenantRecord | None:
-        """None where it is not there, or is being removed. What was asked to be cancelled once stays so."""
-        return _one(await self._ask(_SUSPEND, of=tenant, cancel=cancel_running))
+    async def suspend(self, tenant: str, *, cancel_running: bool, entry: Entry | None = None) -> TenantRecord | None:
+        """None where it is so already, is not there, or is being removed.
 
-    async def resume(self, tenant: str) -> TenantRecord | None:
-        """None where it is not there, or is being removed. Its queued runs are due to the sweep at once."""
-        return _one(await self._ask(_RESUME, of=tenant))
+        What was asked to be cancelled once stays so.
+        """
+        return _one(await self._change(_SUSPEND, entry, of=tenant, cancel=cancel_running))
 
-    async def allow(self, tenant: str, changes: Mapping[str, Any]) -> TenantRecord | None:
-        """Put another `plan` or other `overrides` in the place of what is there; None as `resume`.
+    async def resume(self, tenant: str, *, entry: Entry | None = None) -> TenantRecord | None:
+        """None as `suspend`. Its queued runs are due to the sweep at once."""
+        return _one(await self._change(_RESUME, entry, of=tenant))
+
+    async def allow(
+        self, tenant: str, changes: Mapping[str, Any], *, entry: Entry | None = None
+    ) -> TenantRecord | None:
+        """Put another `plan` or other `overrides` in the place of what is there; None as `suspend`.
 
         Raises NotFound where there is no such plan.
         """
-        changed = _ALLOW.values(changed_in=VERSION, **changes)
+        other = or_(*(tenants.c[name].is_distinct_from(value) for name, value in changes.items()))
+        changed = _ALLOW.where(other).values(changed_in=VERSION, **changes)
         try:
-            return _one(await self._ask(changed, of=tenant))
+            return _one(await self._change(changed, entry, of=tenant))
         except IntegrityError:
             raise NotFound("There is no such plan.", param="plan") from None
 
-    async def remove(self, tenant: str) -> TenantRecord | None:
-        """Ask for its removal, and revoke its keys; None where it is not there, or is not suspended."""
-        return _one(await self._ask(_REMOVE, of=tenant))
+    async def remove(self, tenant: str, *, entry: Entry | None = None) -> TenantRecord | None:
+        """Ask for its removal, and revoke its keys; None as `suspend`, and where it is not suspended."""
+        return _one(await self._change(_REMOVE, entry, of=tenant))
 
-    async def forget(self, tenant: str) -> bool:
-        """End a removal, once nothing refers to the tenant any more; whether it was there."""
-        return bool(await self._ask(_FORGET, of=tenant))
+    async def forget(self, tenant: str, *, entry: Entry) -> bool:
+        """End a removal, once nothing refers to the tenant any more; whether it was there.
+
+        What the audit log has of the tenant goes with it. So the `entry` is not to be of the tenant.
+        """
+        return bool(await self._change(_FORGET, entry, of=tenant))
 
 
 def _terms(row: Row[Any]) -> Terms:

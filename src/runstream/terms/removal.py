@@ -6,8 +6,10 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from runstream.domain.audit import Action, Actor, Entry
 from runstream.domain.terms import Terms
 from runstream.queue.control import announce_terms
+from runstream.storage.audit import AuditFilters, AuditStore
 from runstream.storage.removal import RUNS, TABLES, RemovalStore
 from runstream.storage.terms import TermsStore
 from runstream.stream.log import TokenLog
@@ -27,17 +29,22 @@ class Removal:
         self,
         store: RemovalStore,
         terms_store: TermsStore,
+        audit: AuditStore,
         token_log: TokenLog,
         redis: Redis,
         terms: Callable[[], Terms],
         *,
+        by: Actor,
         key_rest: float = _KEY_REST,
     ) -> None:
+        """`by` stands for who asked for a removal, where the audit log does not have that any more."""
         self._store = store
         self._terms_store = terms_store
+        self._audit = audit
         self._log = token_log
         self._redis = redis
         self._terms = terms
+        self._by = by
         self._key_rest = key_rest
 
     async def __call__(self) -> None:
@@ -57,9 +64,17 @@ class Removal:
                 deleted = len(keys)
                 if table == RUNS:
                     await self._forget_logs(keys)
-        if await self._store.empty(tenant) and await self._terms_store.forget(tenant):
+        if not await self._store.empty(tenant):
+            return
+        if await self._terms_store.forget(tenant, entry=await self._last_entry(tenant)):
             log.info("tenant_removed", tenant=tenant)
             await announce_terms(self._redis)
+
+    async def _last_entry(self, tenant: str) -> Entry:
+        """Of the installation: the tenant's own go."""
+        requested = AuditFilters(tenant=tenant, action=Action.TENANT_REMOVAL_REQUESTED, target=tenant)
+        found = await self._audit.page(requested, before=None, limit=1)
+        return (found[0].by if found else self._by).entry(Action.TENANT_REMOVED, tenant=None, target=tenant)
 
     async def _forget_logs(self, run_ids: Sequence[str]) -> None:
         try:

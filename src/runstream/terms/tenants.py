@@ -5,6 +5,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from runstream.domain.audit import Action, Actor
 from runstream.domain.errors import Conflict, NotFound
 from runstream.domain.principal import tenant_name
 from runstream.domain.terms import Standing
@@ -16,7 +17,7 @@ from runstream.terms.copy import TermsCopy
 class Tenants:
     """Every change is in effect within a second in all processes, and at once in this one.
 
-    All raise NotFound, Conflict, Unavailable.
+    Who changes anything is in the audit log. All raise NotFound, Conflict, Unavailable.
     """
 
     def __init__(self, store: TermsStore, redis: Redis, terms: TermsCopy) -> None:
@@ -24,9 +25,10 @@ class Tenants:
         self._redis = redis
         self._terms = terms
 
-    async def create(self, tenant: str) -> TenantRecord:
+    async def create(self, tenant: str, *, by: Actor) -> TenantRecord:
         """Raises InvalidField."""
-        created = await self._store.create(tenant_name(tenant))
+        entry = by.entry(Action.TENANT_CREATED, tenant=tenant, target=tenant)
+        created = await self._store.create(tenant_name(tenant), entry=entry)
         if created is None:
             raise Conflict("There is a tenant of this name.", param="id")
         return created
@@ -41,34 +43,47 @@ class Tenants:
         """By name; `after` is the last one of the page before, or empty."""
         return await self._store.page(after=after, limit=limit)
 
-    async def suspend(self, tenant: str, *, cancel_running: bool = False) -> TenantRecord:
+    async def suspend(self, tenant: str, *, cancel_running: bool = False, by: Actor) -> TenantRecord:
         """Refuse its new runs, and have its queued ones wait; what runs goes on, unless that is to be cancelled."""
-        return await self._changed(tenant, await self._store.suspend(tenant, cancel_running=cancel_running))
+        entry = by.entry(
+            Action.TENANT_SUSPENDED, tenant=tenant, target=tenant, cancel_running=True if cancel_running else None
+        )
+        return await self._kept(tenant, await self._store.suspend(tenant, cancel_running=cancel_running, entry=entry))
 
-    async def resume(self, tenant: str) -> TenantRecord:
+    async def resume(self, tenant: str, *, by: Actor) -> TenantRecord:
         """Have it as if it had not been suspended: what waits goes on at the sweep's next turn."""
-        return await self._changed(tenant, await self._store.resume(tenant))
+        entry = by.entry(Action.TENANT_RESUMED, tenant=tenant, target=tenant)
+        return await self._kept(tenant, await self._store.resume(tenant, entry=entry))
 
-    async def allow(self, tenant: str, changes: Mapping[str, Any]) -> TenantRecord:
+    async def allow(self, tenant: str, changes: Mapping[str, Any], *, by: Actor) -> TenantRecord:
         """Give it another `plan`, or say other `overrides` of it, of which None takes away what there is.
 
         Raises NotFound of a plan that is not there, too.
         """
-        return await self._changed(tenant, await self._store.allow(tenant, changes))
+        entry = by.entry(
+            Action.TENANT_CHANGED, tenant=tenant, target=tenant, changed=sorted(changes), plan=changes.get("plan")
+        )
+        return await self._kept(tenant, await self._store.allow(tenant, changes, entry=entry))
 
-    async def remove(self, tenant: str) -> TenantRecord:
+    async def remove(self, tenant: str, *, by: Actor) -> TenantRecord:
         """Have a suspended tenant go, with all of its data: the sweep does that, whatever dies meanwhile.
 
         Its keys are revoked at once, and what still runs is cancelled.
         """
-        return await self._changed(tenant, await self._store.remove(tenant))
-
-    async def _changed(self, tenant: str, changed: TenantRecord | None) -> TenantRecord:
-        if changed is None:
-            found = await self.get(tenant)
-            if found.standing is Standing.REMOVING:
-                raise Conflict("The tenant is being removed.")
+        entry = by.entry(Action.TENANT_REMOVAL_REQUESTED, tenant=tenant, target=tenant)
+        removing = await self._store.remove(tenant, entry=entry) or await self.get(tenant)
+        if removing.standing is not Standing.REMOVING:
             raise Conflict("Suspend the tenant first: its runs are then refused, and nothing of it is lost yet.")
+        return await self._in_effect(removing)
+
+    async def _kept(self, tenant: str, changed: TenantRecord | None) -> TenantRecord:
+        """The tenant, changed or as it was already."""
+        found = changed or await self.get(tenant)
+        if found.standing is Standing.REMOVING:
+            raise Conflict("The tenant is being removed.")
+        return await self._in_effect(found)
+
+    async def _in_effect(self, tenant: TenantRecord) -> TenantRecord:
         await self._terms.read()
         await announce_terms(self._redis)
-        return changed
+        return tenant
