@@ -20,9 +20,9 @@ from tempfile import TemporaryDirectory
 IMPORTED = [
     "runstream.app",
     "runstream.cli",
+    "runstream.commands.keys",
+    "runstream.commands.runs",
     "runstream.doctor.examination",
-    "runstream.keys",
-    "runstream.operators",
     "runstream.providers.simulated",
     "runstream.worker",
 ]

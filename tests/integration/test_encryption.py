@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from clock import Clock
 from in_process import working
 from plain_text import found
+from runstream.commands.encryption import rotate, status
 from runstream.doctor.encryption import check_encryption
 from runstream.doctor.finding import Mark
 from runstream.domain.errors import ConfigurationError, ContentUnreadable
@@ -26,7 +27,6 @@ from runstream.domain.ids import new_id
 from runstream.domain.principal import Owner
 from runstream.domain.run import Claim, Ending, Request, Status
 from runstream.domain.webhook import Secret, Webhook
-from runstream.encryption import rotate, status
 from runstream.sealing.master_keys import MasterKeys
 from runstream.settings import Settings
 from runstream.storage.content import PLAIN, content_with

@@ -19,7 +19,7 @@ PlanName = Annotated[str, typer.Argument(metavar="PLAN")]
 @tenants.command("create")
 def create_tenant(tenant: TenantName) -> None:
     """Make a tenant. A key of a tenant that is not there makes it as well."""
-    from runstream.tenants import create
+    from runstream.commands.tenants import create
 
     print(asyncio.run(create(tenant)))
 
@@ -27,7 +27,7 @@ def create_tenant(tenant: TenantName) -> None:
 @tenants.command("list")
 def list_tenants() -> None:
     """List all tenants, by name."""
-    from runstream.tenants import listed
+    from runstream.commands.tenants import listed
 
     for line in asyncio.run(listed()):
         print(line)
@@ -36,7 +36,7 @@ def list_tenants() -> None:
 @tenants.command("show")
 def show_tenant(tenant: TenantName) -> None:
     """Show a tenant, what holds for it with the settings of this process, and where that is said."""
-    from runstream.tenants import shown
+    from runstream.commands.tenants import shown
 
     for line in asyncio.run(shown(tenant)):
         print(line)
@@ -51,7 +51,7 @@ def set_tenant(
     ] = None,
 ) -> None:
     """Have a tenant on other terms, within a second in every process."""
-    from runstream.tenants import allow
+    from runstream.commands.tenants import allow
 
     print(asyncio.run(allow(tenant, plan=plan, overrides=overrides)))
 
@@ -62,7 +62,7 @@ def suspend_tenant(
     cancel_running: Annotated[bool, typer.Option("--cancel-running", help="Cancel what runs, too.")] = False,
 ) -> None:
     """Refuse a tenant's new runs and have its queued ones wait, within a second in every process."""
-    from runstream.tenants import suspend
+    from runstream.commands.tenants import suspend
 
     print(asyncio.run(suspend(tenant, cancel_running=cancel_running)))
 
@@ -70,7 +70,7 @@ def suspend_tenant(
 @tenants.command("resume")
 def resume_tenant(tenant: TenantName) -> None:
     """Serve a suspended tenant again: what waits goes on."""
-    from runstream.tenants import resume
+    from runstream.commands.tenants import resume
 
     print(asyncio.run(resume(tenant)))
 
@@ -78,7 +78,7 @@ def resume_tenant(tenant: TenantName) -> None:
 @tenants.command("remove")
 def remove_tenant(tenant: TenantName) -> None:
     """Delete a suspended tenant and all that is kept of it. Workers do it, and it cannot be taken back."""
-    from runstream.tenants import remove
+    from runstream.commands.tenants import remove
 
     print(asyncio.run(remove(tenant)))
 
@@ -86,7 +86,7 @@ def remove_tenant(tenant: TenantName) -> None:
 @plans.command("list")
 def list_plans() -> None:
     """List all plans, and what they say."""
-    from runstream.tenants import plans as listed
+    from runstream.commands.tenants import plans as listed
 
     for line in asyncio.run(listed()):
         print(line)
@@ -98,7 +98,7 @@ def set_plan(
     allowance: Annotated[str, typer.Argument(help='JSON: {"limits": {"tenant": {"cost_per_month": 100}}}')],
 ) -> None:
     """Make a plan, or have it say this in the place of all that it said, within a second in every process."""
-    from runstream.tenants import put_plan
+    from runstream.commands.tenants import put_plan
 
     asyncio.run(put_plan(name, allowance))
     print(f"The plan {name} says this now.")
@@ -107,7 +107,7 @@ def set_plan(
 @plans.command("remove")
 def remove_plan(name: PlanName) -> None:
     """Remove a plan that no tenant has."""
-    from runstream.tenants import remove_plan as remove
+    from runstream.commands.tenants import remove_plan as remove
 
     asyncio.run(remove(name))
     print(f"There is no plan {name} any more.")
@@ -116,7 +116,7 @@ def remove_plan(name: PlanName) -> None:
 @flags.command("list")
 def list_flags() -> None:
     """List all flags, and what they say."""
-    from runstream.tenants import flags as listed
+    from runstream.commands.tenants import flags as listed
 
     for line in asyncio.run(listed()):
         print(line)
@@ -128,7 +128,7 @@ def set_flag(
     rule: Annotated[str, typer.Argument(help='JSON: {"of": {"model": "new-*"}, "share": 0, "tenants": {"acme": 0.1}}')],
 ) -> None:
     """Make a flag, or have it say this in the place of all that it said, within a second in every process."""
-    from runstream.tenants import put_flag
+    from runstream.commands.tenants import put_flag
 
     asyncio.run(put_flag(name, rule))
     print(f"The flag {name} says this now.")
@@ -137,7 +137,7 @@ def set_flag(
 @flags.command("explain")
 def explain_flag(name: FlagName, tenant: TenantName, user: Annotated[str, typer.Argument(metavar="USER")]) -> None:
     """Say whether a flag is on for a user, and why."""
-    from runstream.tenants import explain
+    from runstream.commands.tenants import explain
 
     print(asyncio.run(explain(name, tenant, user)))
 
@@ -145,7 +145,7 @@ def explain_flag(name: FlagName, tenant: TenantName, user: Annotated[str, typer.
 @flags.command("remove")
 def remove_flag(name: FlagName) -> None:
     """Remove a flag: what it was of is on for everybody then."""
-    from runstream.tenants import remove_flag as remove
+    from runstream.commands.tenants import remove_flag as remove
 
     asyncio.run(remove(name))
     print(f"There is no flag {name} any more.")

@@ -1,0 +1,1 @@
+"""What the commands of those who run the service do, straight at the database."""
