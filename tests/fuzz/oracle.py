@@ -17,6 +17,7 @@ _SECRET = re.compile(r"r[st]_[A-Za-z0-9_-]{20,}|whsec_[A-Za-z0-9+/]{20,}")
 _SHOW_SECRETS = ("POST /v1/keys", "POST /v1/webhooks", "/rotate", "/token")
 _OF_ALL = "GET /v1/audit"
 """What an operator that names no tenant is shown of all of them, and a tenant of the operators that looked at it."""
+_NAME_OPERATORS = {_OF_ALL, "GET /v1/export"}
 _FOR_USERS = "/{run_id}/feedback"
 """What a server writes of a user's run, that user is shown."""
 _OPERATORS = (None, None)
@@ -94,7 +95,7 @@ class Oracle:
             if not sees.owner(tenant, user or None) and f"mark-{tenant}-{user}." not in said:
                 yield f"shows what {tenant}'s {user or 'server'} wrote"
         for id_ in set(ID.findall(text)):
-            if asked.operation == _OF_ALL and self._known.owner(id_) == _OPERATORS:
+            if asked.operation in _NAME_OPERATORS and self._known.owner(id_) == _OPERATORS:
                 continue
             if self._known.hidden(id_, sees) and id_ not in said:
                 yield f"names {id_}, of {self._known.owner(id_)}"

@@ -27,6 +27,7 @@ from runstream.counters.book import Book
 from runstream.domain.cursor import Cursor
 from runstream.domain.errors import Unavailable
 from runstream.domain.events import DELTA, REASONING, RESTARTED, STARTED, TOOL_CALL
+from runstream.domain.limits import Settlement
 from runstream.domain.principal import Owner
 from runstream.domain.run import Claim, Ending, Priority, Request, Status
 from runstream.domain.usage import ProviderCall
@@ -147,8 +148,8 @@ class HardOfHearing(RunStore):
 
     deaf = False
 
-    async def end(self, tenant: str, run_id: str, ending: Ending, *, was: Status, attempt: int) -> bool:
-        answer = await super().end(tenant, run_id, ending, was=was, attempt=attempt)
+    async def end(self, tenant: str, run_id: str, ending: Ending, **expected: Any) -> Settlement | None:
+        answer = await super().end(tenant, run_id, ending, **expected)
         if self.deaf:
             self.deaf = False
             raise Unavailable

@@ -317,7 +317,7 @@ async def test_a_wait_that_cannot_be_is_named(refused, wait):
     ("method", "path", "allowed"),
     [
         ("DELETE", "/v1/runs", {"GET", "POST"}),
-        ("PUT", "/v1/runs/{run_id}", {"GET"}),
+        ("PUT", "/v1/runs/{run_id}", {"GET", "DELETE"}),
         ("POST", "/v1/runs/{run_id}/events", {"GET"}),
         ("GET", "/v1/runs/{run_id}/cancel", {"POST"}),
         ("POST", "/healthz", {"GET"}),

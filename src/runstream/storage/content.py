@@ -130,6 +130,8 @@ def content_with(engine: AsyncEngine, masters: MasterKeys | None) -> Content:
 def seal(key: DataKey, part: Part, tenant: str, row: str, column: str, value: Any) -> Any:
     """As the column is to hold it."""
     if part.is_error(column):
+        if "message" not in value:
+            return value
         return {**value, "message": key.seal(value["message"].encode(), part.place(tenant, row, column))}
     if part.is_bytes(column):
         return key.seal(value, part.place(tenant, row, column)).encode()
@@ -139,7 +141,7 @@ def seal(key: DataKey, part: Part, tenant: str, row: str, column: str, value: An
 
 def _plain(part: Part, column: str, value: Any) -> Any:
     if part.is_error(column):
-        return {**value, "message": _unmarked(value["message"])}
+        return {**value, "message": _unmarked(value["message"])} if "message" in value else value
     return _unmarked(value) if isinstance(value, str) else value
 
 
@@ -150,7 +152,7 @@ def _unmarked(text: str) -> str:
 def _marked(part: Part, column: str, value: Any) -> str | None:
     """What of the value is not plain."""
     if part.is_error(column):
-        value = value["message"]
+        value = value.get("message", "")
         return value if value.startswith(MARK) else None
     if isinstance(value, str):
         return value if part.is_json(column) or value.startswith(MARK) else None
