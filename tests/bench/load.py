@@ -173,12 +173,15 @@ class Reader:
     ended: bool = False
     in_order: bool = True
     latest: int = 0
+    rest: str = ""
+    """The beginning of a token whose end has not arrived."""
     ages: "array[int]" = field(default_factory=lambda: array("q"))
 
     def read(self, text: str) -> None:
-        """Take in text as it arrived: whole tokens, each the clock at which the provider made it."""
+        """Take in text as it arrived, in whatever pieces: each token is the clock at which the provider made it."""
         now = now_us()
-        for token in text.split():
+        whole, _, self.rest = f"{self.rest}{text}".rpartition(" ")
+        for token in whole.split():
             made = int(token)
             if made < self.latest:
                 self.in_order = False
