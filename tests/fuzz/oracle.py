@@ -83,7 +83,8 @@ class Oracle:
         if asked.operation == _HARMLESS_AGAIN and asked.names in self._known.gone:
             return
         gone = self._known.gone
-        for what in (asked.names, asked.token):
+        made_again = _OF_OPERATORS.match(asked.operation)  # under the same name, by whoever puts it there
+        for what in (None if made_again else asked.names, asked.token):
             if what in gone and answer.began > gone[what] + _LATER and answer.status < 400:
                 yield f"{what[:8]}... is gone for {answer.began - gone[what]:.1f} s"
 

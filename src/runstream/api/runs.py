@@ -37,7 +37,7 @@ Wait = Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait fo
     "",
     status_code=202,
     response_model=RunObject,
-    responses={200: STREAMED, 204: ALL_SEEN, **refusals(400, 409, 410, 413, 415, 429)},
+    responses={200: STREAMED, 204: ALL_SEEN, **refusals(400, 404, 409, 410, 413, 415, 429)},
     openapi_extra=CHAT_BODY,
 )
 async def create_run(
